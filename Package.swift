@@ -1,0 +1,116 @@
+// swift-tools-version: 6.1
+import Foundation
+import PackageDescription
+
+// One configuration everywhere: `swift build -c release` builds what `make demo`, `make test` and CI run.
+// `-enable-testing` therefore stands in the settings and not on the command line, where it would rebuild everything.
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .unsafeFlags(["-enable-testing"]),
+]
+// Numeric loops check shapes at the door, not at every element.
+let numeric: [SwiftSetting] = settings + [.unsafeFlags(["-Ounchecked"])]
+
+let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
+let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+
+/// The migrations are SQL files that dbmate can run too; each is bundled as a resource of the `Migrations` target.
+let migrationFiles =
+    ((try? FileManager.default.contentsOfDirectory(atPath: Context.packageDirectory + "/migrations")) ?? [])
+    .filter { $0.hasSuffix(".sql") }.sorted()
+
+let package = Package(
+    name: "foretaste",
+    platforms: [.macOS(.v15)],
+    products: [
+        .executable(name: "foretaste", targets: ["Foretaste"]),
+        .executable(name: "foretaste-ingest", targets: ["Ingest"]),
+        .executable(name: "foretaste-reward-trainer", targets: ["RewardTrainer"]),
+        .executable(name: "foretaste-latent-scorer", targets: ["LatentScorer"]),
+        .executable(name: "foretaste-generator-tuner", targets: ["GeneratorTuner"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.5.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
+    ],
+    targets: [
+        // System libraries, and the thinnest C shims over them.
+        .systemLibrary(
+            name: "COpenBLAS", path: "Shared/System/COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
+        .systemLibrary(name: "CLibpq", path: "Shared/System/CLibpq", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CLibcrypto", path: "Shared/System/CLibcrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .target(name: "CCurl", path: "Shared/System/CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .target(name: "CSpawn", path: "Shared/System/CSpawn"),
+        .target(name: "CKernels", path: "Shared/System/CKernels", cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
+
+        // Numerics: a library that somebody could use alone.
+        .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: numeric),
+        .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: settings),
+        .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: numeric),
+        .target(name: "Diffusion", dependencies: ["Tensors"], path: "Shared/Diffusion", swiftSettings: numeric),
+        .target(
+            name: "Rewards", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion"], path: "Shared/Rewards",
+            swiftSettings: numeric),
+        .target(
+            name: "Alignment", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards"], path: "Shared/Alignment",
+            swiftSettings: numeric),
+        .target(
+            name: "DemoWorld", dependencies: ["Tensors", "Safetensors"], path: "Shared/DemoWorld", resources: [.copy("Resources")],
+            swiftSettings: numeric),
+
+        // Plumbing: knows nothing of tensors or of preferences.
+        .target(name: "Artifacts", dependencies: ["CCurl", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
+        .target(name: "Postgres", dependencies: ["CLibpq", "CSpawn", log], path: "Shared/Postgres", swiftSettings: settings),
+        .target(
+            name: "Migrations", dependencies: ["Postgres"], path: "migrations", resources: migrationFiles.map { .copy($0) },
+            swiftSettings: settings),
+        .target(name: "JobQueue", dependencies: ["Postgres", log], path: "Shared/JobQueue", swiftSettings: settings),
+        .target(
+            name: "ServiceKit", dependencies: [hummingbird, log, metrics, coreMetrics, lifecycle], path: "Shared/ServiceKit",
+            swiftSettings: settings),
+
+        // The domain in SQL.
+        .target(name: "Preferences", dependencies: ["Postgres", "JobQueue", log], path: "Shared/Preferences", swiftSettings: settings),
+
+        // Services: thin; they join the three.
+        .executableTarget(
+            name: "Ingest",
+            dependencies: [
+                "Tensors", "Safetensors", "Backbones", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences", "ServiceKit",
+                hummingbird, log, lifecycle,
+            ], path: "Services/Ingest", swiftSettings: settings),
+        .executableTarget(
+            name: "RewardTrainer",
+            dependencies: [
+                "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
+                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+            ], path: "Services/RewardTrainer", swiftSettings: settings),
+        .executableTarget(
+            name: "LatentScorer",
+            dependencies: [
+                "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
+                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+            ], path: "Services/LatentScorer", swiftSettings: settings),
+        .executableTarget(
+            name: "GeneratorTuner",
+            dependencies: [
+                "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
+                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+            ], path: "Services/GeneratorTuner", swiftSettings: settings),
+        .executableTarget(
+            name: "Foretaste",
+            dependencies: [
+                "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "DemoWorld", "Artifacts", "Postgres",
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "CSpawn", arguments, hummingbird, log, lifecycle,
+            ], path: "Services/Foretaste", swiftSettings: settings),
+    ]
+)
