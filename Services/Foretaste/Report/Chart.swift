@@ -13,6 +13,16 @@ struct LineChart {
         var colour: String
         var points: [Point]
         var dashed = false
+        /// Whether its values are read on the right axis.
+        var onRight = false
+    }
+
+    /// A second scale, on the right: for a quantity of another unit over the same x.
+    struct RightAxis {
+        var label: String
+        var range: ClosedRange<Double>
+        var ticks: [Double]
+        var format: (Double) -> String
     }
 
     /// A horizontal line with its name: a control that does not depend on x.
@@ -35,24 +45,35 @@ struct LineChart {
     var yFormat: (Double) -> String = { Chart.percent($0) }
     /// A second meaning for the same plot may run right to left: denoising goes from noise (1000) to data (0).
     var xReversed = false
+    var rightAxis: RightAxis?
     var width = 640.0
     var height = 340.0
 
     func svg() -> String {
-        let left = 58.0, right = 16.0, top = 34.0, bottom = 46.0
+        let left = 58.0, right = rightAxis == nil ? 16.0 : 58.0, top = 34.0, bottom = 46.0
         let plotWidth = width - left - right, plotHeight = height - top - bottom
         func x(_ value: Double) -> Double {
             let share = (value - xRange.lowerBound) / (xRange.upperBound - xRange.lowerBound)
             return left + plotWidth * (xReversed ? 1 - share : share)
         }
-        func y(_ value: Double) -> Double {
-            let share = (min(max(value, yRange.lowerBound), yRange.upperBound) - yRange.lowerBound) / (yRange.upperBound - yRange.lowerBound)
+        func y(_ value: Double, onRight: Bool = false) -> Double {
+            let range = onRight ? rightAxis?.range ?? yRange : yRange
+            let share = (min(max(value, range.lowerBound), range.upperBound) - range.lowerBound) / (range.upperBound - range.lowerBound)
             return top + plotHeight * (1 - share)
         }
         var out = Chart.open(width: width, height: height, title: title)
         for tick in yTicks {
             out += Chart.line(left, y(tick), width - right, y(tick), "grid")
             out += Chart.text(left - 8, y(tick) + 4, yFormat(tick), "end")
+        }
+        if let rightAxis {
+            for tick in rightAxis.ticks {
+                out += Chart.text(width - right + 8, y(tick, onRight: true) + 4, rightAxis.format(tick), "start")
+            }
+            out += """
+                <text class="label" text-anchor="middle" transform="translate(\(Chart.number(width - 6)) \(Chart.number(top + plotHeight / 2))) rotate(90)">\(Chart.escape(rightAxis.label))</text>
+
+                """
         }
         for tick in xTicks {
             out += Chart.line(x(tick), top + plotHeight, x(tick), top + plotHeight + 4, "axis")
@@ -74,21 +95,21 @@ struct LineChart {
         for one in series {
             let sorted = one.points.sorted { $0.x < $1.x }
             if sorted.contains(where: { $0.halfWidth > 0 }) {
-                let upper = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y + $0.halfWidth)))" }
-                let lower = sorted.reversed().map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y - $0.halfWidth)))" }
+                let upper = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y + $0.halfWidth, onRight: one.onRight)))" }
+                let lower = sorted.reversed().map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y - $0.halfWidth, onRight: one.onRight)))" }
                 out += "<polygon points=\"\((upper + lower).joined(separator: " "))\" fill=\"\(one.colour)\" opacity=\"0.14\"/>\n"
             }
-            let path = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y)))" }.joined(separator: " ")
+            let path = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y, onRight: one.onRight)))" }.joined(separator: " ")
             let dash = one.dashed ? " stroke-dasharray=\"6 4\"" : ""
             out += "<polyline points=\"\(path)\" fill=\"none\" stroke=\"\(one.colour)\" stroke-width=\"2.2\"\(dash)/>\n"
             for point in sorted {
                 out += """
-                    <circle cx="\(Chart.number(x(point.x)))" cy="\(Chart.number(y(point.y)))" r="3.2" fill="\(one.colour)"><title>\(Chart.escape(one.name)): \(xFormat(point.x)) → \(yFormat(point.y))\(point.halfWidth > 0 ? " ± " + yFormat(point.halfWidth) : "")</title></circle>
+                    <circle cx="\(Chart.number(x(point.x)))" cy="\(Chart.number(y(point.y, onRight: one.onRight)))" r="3.2" fill="\(one.colour)"><title>\(Chart.escape(one.name)): \(xFormat(point.x)) → \(yFormat(point.y))\(point.halfWidth > 0 ? " ± " + yFormat(point.halfWidth) : "")</title></circle>
 
                     """
             }
         }
-        return out + "</svg>\n" + Chart.legend(series.map { ($0.name, $0.colour) })
+        return out + "</svg>\n" + Chart.legend(series.map { ($0.name + ($0.dashed ? " (dashed)" : ""), $0.colour) })
     }
 }
 

@@ -166,32 +166,39 @@ struct ReportPage {
         let colours = ["prfl": orange, "sft": green, "prfl+sft": blue]
         let all = figures.tuning_curves.flatMap(\.points)
         let last = Double(all.map(\.iteration).max() ?? 1)
-        func chart(_ title: String, _ label: String, _ value: @escaping (DemoFigures.CurvePoint) -> Double) -> String {
-            let values = all.map(value) + [0]
-            let low = values.min() ?? 0, high = max(values.max() ?? 1, low + 0.1)
-            let pad = (high - low) * 0.08
-            let step = (high - low) / 4
-            return LineChart(
-                title: title, xLabel: "tuning iterations", yLabel: label,
-                series: figures.tuning_curves.map { curve in
-                    .init(
-                        name: names[curve.method] ?? curve.method, colour: colours[curve.method] ?? grey,
-                        points: curve.points.map { .init(x: Double($0.iteration), y: value($0)) })
-                }, xRange: 0...max(1, last), yRange: (low - pad)...(high + pad), xTicks: stride(from: 0, through: last, by: max(1, last / 5)).map { $0 },
-                yTicks: (0...4).map { low + step * Double($0) }, xFormat: { Chart.fixed($0, 0) }, yFormat: { Chart.fixed($0, 2) }, height: 250
-            ).svg()
+        let quality = scale(all.map(\.quality_gain)), reward = scale(all.map(\.reward_gain))
+        let series = figures.tuning_curves.flatMap { curve -> [LineChart.Series] in
+            let name = names[curve.method] ?? curve.method, colour = colours[curve.method] ?? grey
+            return [
+                .init(name: name + ": annotator", colour: colour, points: curve.points.map { .init(x: Double($0.iteration), y: $0.quality_gain) }),
+                .init(
+                    name: name + ": reward", colour: colour, points: curve.points.map { .init(x: Double($0.iteration), y: $0.reward_gain) },
+                    dashed: true, onRight: true),
+            ]
         }
+        let chart = LineChart(
+            title: "What the annotator says, and what the reward says", xLabel: "tuning iterations",
+            yLabel: "annotator: quality over base", series: series, xRange: 0...max(1, last),
+            yRange: quality.range, xTicks: stride(from: 0, through: last, by: max(1, last / 5)).map { $0 }, yTicks: quality.ticks,
+            xFormat: { Chart.fixed($0, 0) }, yFormat: { Chart.signed($0) },
+            rightAxis: .init(label: "reward over base, sd", range: reward.range, ticks: reward.ticks, format: { Chart.signed($0, 1) }))
         return """
             <section><h2>3 · The generator, tuned by the reward</h2>
             <p>\(figures.tuning_clips) clips for each row at the same seeds, judged by the annotator, which neither the reward nor the tuner ever sees. Won, lost and
             tied count clips against the base's clip of the same seed.</p>
             <table><tr><th>what</th><th>iterations</th><th>good</th><th>quality over base</th><th>won / lost / tied</th><th>win rate</th><th>energy</th><th>reward, sd</th></tr>
             \(rows)</table>
-            <div class="pair"><figure>\(chart("What the annotator says", "quality over base") { $0.quality_gain })</figure>
-            <figure>\(chart("What the reward says", "reward over base, sd") { $0.reward_gain })</figure></div>
+            <figure>\(chart.svg())</figure>
             <p class="note">Where the reward keeps climbing while the annotator turns away, the tuner is exploiting its judge; the SFT half-step is the brake.</p>
             \(sheetsHTML("Tuning"))</section>
             """
+    }
+
+    /// A range around `values` and zero, with five ticks.
+    private func scale(_ values: [Double]) -> (range: ClosedRange<Double>, ticks: [Double]) {
+        let low = min(0, values.min() ?? 0), high = max(values.max() ?? 1, low + 0.1)
+        let pad = (high - low) * 0.06
+        return ((low - pad)...(high + pad), (0...4).map { low + (high - low) * Double($0) / 4 })
     }
 
     private func sheetsHTML(_ prefix: String) -> String {
@@ -249,7 +256,7 @@ struct ReportPage {
         table{border-collapse:collapse;width:100%;font-size:13.5px;margin:10px 0}
         th{text-align:left;color:var(--soft);font-weight:500}th,td{padding:4px 8px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
         .yes{color:#2c7a4b}.no{color:#b3401f;font-weight:600}
-        figure{margin:16px 0}.pair{display:grid;grid-template-columns:1fr 1fr;gap:16px}@media(max-width:700px){.pair{grid-template-columns:1fr}}
+        figure{margin:16px 0}
         svg{width:100%;height:auto;overflow:visible}svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
         svg .title{font-size:14px;font-weight:600;fill:var(--ink)}svg .level{font-size:11px}
         .grid{stroke:var(--line)}.axis{stroke:var(--soft)}.whisker{stroke:var(--ink);stroke-width:1.6}
