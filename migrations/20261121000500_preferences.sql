@@ -1,9 +1,8 @@
 -- migrate:up
 
 -- The domain: preference pairs, frozen snapshots of them, and the registry of models.
--- Everything here is also an interface for operators: the functions are documented, and the `ops` views are what dashboards read.
+-- Operators call the functions; dashboards read the views of schema `ops`, which a later migration adds.
 
-create schema if not exists ops;
 create schema preferences;
 create schema registry;
 
@@ -44,6 +43,23 @@ create table preferences.pair (
 create index pair_by_state on preferences.pair (state, seq);
 create index pair_for_snapshot on preferences.pair (dimension, split_part(split_part(backbone, '@', 1), ':', 1)) where state = 'usable';
 create index pair_unsettled on preferences.pair (verify_job) where state = 'received';
+
+-- Gives a quarantined pair another verification, after its artifact was put right say. Answers the job's id.
+create function preferences.reverify(pair text) returns bigint language plpgsql as $$
+declare
+    job bigint;
+begin
+    if not exists (select from preferences.pair p where p.id = reverify.pair and p.state = 'quarantined') then
+        raise exception 'there is no quarantined pair %', reverify.pair using errcode = 'no_data_found';
+    end if;
+    job := queue.enqueue('verify_preference', jsonb_build_object('pairs', jsonb_build_array(reverify.pair), 'try', 1));
+    update preferences.pair p
+    set state = 'received', reason = null, settled_at = null, verify_job = job, verify_tries = 0
+    where p.id = reverify.pair;
+    return job;
+end $$;
+comment on function preferences.reverify is
+    'Verifies a quarantined pair again. Example: select preferences.reverify(id) from ops.quarantine where reason like ''%unreachable%''';
 
 -- A frozen data set: which pairs, in which order, on which side of the split. Never changes once written.
 create table preferences.snapshot (
@@ -132,6 +148,8 @@ begin
     where s.id = snapshot;
     return snapshot;
 end $$;
+comment on function preferences.freeze_snapshot is
+    'Freezes the usable pairs of a dimension into a snapshot and returns its id; the same job gets the same snapshot again.';
 
 -- A model is an immutable version of a name: its weights' file by URL, its `config.json`, where it came from, how good it was.
 create table registry.model (
@@ -199,6 +217,8 @@ begin
     values (set_alias.model, set_alias.alias, before, set_alias.version, before is distinct from set_alias.version, set_alias.reason, set_alias.job);
     perform pg_notify('registry', set_alias.model || '@' || set_alias.alias);
 end $$;
+comment on function registry.set_alias is
+    'Points NAME@ALIAS at a version and writes the reason into registry.alias_history. Example: select registry.set_alias(''reward-overall'', ''champion'', 3, ''rolled back'')';
 
 -- Finds NAME:VERSION, NAME@ALIAS, NAME@latest or plain NAME (the newest). No row when there is none.
 create function registry.resolve(reference text) returns setof registry.model
@@ -215,6 +235,8 @@ create function registry.resolve(reference text) returns setof registry.model
             m.name = split_part(resolve.reference, ':', 1) and m.version = split_part(resolve.reference, ':', 2)::integer
         else false
     end $$;
+comment on function registry.resolve is
+    'The model behind NAME:VERSION, NAME@ALIAS, NAME@latest or NAME.';
 
 -- What each service fetched: the URL without its query (it may hold a signature), once a service and digest.
 create table registry.artifact_fetch (
@@ -228,32 +250,7 @@ create table registry.artifact_fetch (
     primary key (service, sha256, url)
 );
 
-create view ops.preferences as
-    select source, dimension, state, count(*) as pairs, max(received_at) as last_received_at
-    from preferences.pair group by source, dimension, state;
-create view ops.quarantine as
-    select id, source, external_id, dimension, rater, reason, received_at, settled_at from preferences.pair where state = 'quarantined';
-create view ops.snapshots as
-    select id, job_id, dimension, backbone, digest, pairs, train, prompts, frozen_at from preferences.snapshot;
-create view ops.models as
-    select m.name, m.version, m.kind, m.dimension, m.backbone, m.sha256, m.bytes, m.metrics, m.job_id, m.created_at,
-           array(select a.alias from registry.alias a where a.name = m.name and a.version = m.version order by a.alias) as aliases
-    from registry.model m;
-create view ops.promotions as
-    select name, alias, from_version, to_version, moved, reason, job_id, at from registry.alias_history;
-create view ops.artifact_fetches as
-    select service, url, sha256, bytes, times, first_at, last_at from registry.artifact_fetch;
-
-do $$
-begin
-    if exists (select from pg_roles where rolname = 'foretaste_dashboard') then
-        grant usage on schema ops to foretaste_dashboard;
-        grant select on ops.preferences, ops.quarantine, ops.snapshots, ops.models, ops.promotions, ops.artifact_fetches to foretaste_dashboard;
-    end if;
-end $$;
-
 -- migrate:down
 
-drop view if exists ops.artifact_fetches, ops.promotions, ops.models, ops.snapshots, ops.quarantine, ops.preferences;
 drop schema registry cascade;
 drop schema preferences cascade;
