@@ -1,0 +1,110 @@
+import Foundation
+import Logging
+import Postgres
+
+/// The lease: registration, heartbeat, the sweep that anybody does, and giving up in time.
+extension JobWorker {
+    /// How often the sweep runs. Two of them fit into the two seconds after which a lost session is believed, three into the three
+    /// seconds within which the jobs of a killed process run elsewhere.
+    nonisolated static let sweepInterval = 0.95
+    nonisolated static let pruneInterval = Duration.seconds(600)
+
+    /// Beats and sweeps over the one connection whose session stands for this process, and comes back when it is lost.
+    func keepLease() async {
+        var pause = 0.05
+        while !isStopped {
+            do {
+                try await control.withConnection { connection in
+                    try await self.beat(connection)
+                    pause = 0.05
+                    try await self.keepLease(over: connection)
+                }
+            } catch {
+                if isStopped { break }
+                logger.warning("the lease's connection was lost", metadata: ["error": "\(error)"])
+                await controlBell.wait(upTo: Double.random(in: pause / 2...pause))
+                pause = min(pause * 2, 1)
+            }
+        }
+    }
+
+    private func keepLease(over connection: PostgresConnection) async throws {
+        var prunedAt = ContinuousClock.now - Self.pruneInterval * Double.random(in: 0...1)
+        while !isStopped {
+            // The sweep is also the ping that notices a lost session before the others believe it.
+            if lease.isBeatDue(at: .now) || runs.values.contains(where: \.hasNews) || controlIsAsked { try await beat(connection) }
+            try await sweep(connection)
+            if ContinuousClock.now - prunedAt >= Self.pruneInterval {
+                prunedAt = .now
+                try await connection.query(Statements.prune)
+            }
+            controlIsAsked = await controlBell.wait(upTo: Self.sweepInterval)
+        }
+        if let workerID { try await connection.query(Statements.stopWorker, [.int(workerID)]) }
+    }
+
+    private func beat(_ connection: PostgresConnection) async throws {
+        guard let workerID else { return try await register(connection) }
+        let now = ContinuousClock.now
+        let told = runs.values.filter { run in
+            guard run.settings.isLong else { return false }
+            let movement = run.movement(at: now)
+            if movement == .stuck { run.loseLease() }
+            return movement == .moving
+        }
+        let news = told.map { $0.takeNews() }
+        do {
+            let rows = try await connection.query(
+                Statements.heartbeat,
+                [
+                    .int(workerID), .double(lease.ttl / .seconds(1)), .array(told.map(\.key.id)), .array(told.map(\.key.token)),
+                    .array(news.map { PostgresValue($0?.fraction) }), .array(news.map { $0?.message }),
+                ])
+            guard let answer = rows.first, try answer["alive"].bool else {
+                logger.warning("this worker was held to be dead; what it runs is dropped", metadata: ["worker": "\(workerID)"])
+                lease.lose()
+                self.workerID = nil
+                for run in runs.values { run.loseLease() }
+                return try await register(connection)
+            }
+            lease.acknowledge(sentAt: now)
+            let lost = Set(try answer["lost"].intArray)
+            for run in told where lost.contains(run.key.id) { run.loseLease() }
+            let cancelled = Set(try answer["cancelled"].intArray)
+            for run in runs.values where cancelled.contains(run.key.id) { run.requestStop(.cancelled) }
+        } catch {
+            for (run, unsent) in zip(told, news) { if let unsent { run.putBack(unsent) } }
+            throw error
+        }
+    }
+
+    private func register(_ connection: PostgresConnection) async throws {
+        let now = ContinuousClock.now
+        let rows = try await connection.query(
+            Statements.register,
+            [
+                .string(service), .string(ProcessInfo.processInfo.hostName), .int(Int(ProcessInfo.processInfo.processIdentifier)),
+                .double(lease.ttl / .seconds(1)),
+            ])
+        workerID = try rows.first?["id"].int64
+        lease.acknowledge(sentAt: now)
+        ringLanes { _ in true }
+    }
+
+    private func sweep(_ connection: PostgresConnection) async throws {
+        guard let row = try await connection.query(Statements.sweep).first else { return }
+        let rescued = try row["rescued"].int
+        if rescued > 0 { logger.warning("rescued jobs of lost workers", metadata: ["jobs": "\(rescued)"]) }
+    }
+
+    /// Gives up in time although the database cannot be asked, which is when it matters.
+    func watchLease() async {
+        while !Task.isCancelled {
+            if workerID != nil, lease.standing(at: .now) == .over, !runs.isEmpty {
+                logger.warning("the lease ran out unrenewed; what runs is dropped", metadata: ["jobs": "\(runs.count)"])
+                for run in runs.values { run.loseLease() }
+            }
+            try? await Task.sleep(for: .milliseconds(500))
+        }
+    }
+}

@@ -1,0 +1,239 @@
+import Foundation
+public import Logging
+public import Postgres
+
+/// A process's part in the queue: takes jobs, keeps their leases, hands in what they came to.
+///
+/// ```swift
+/// let worker = JobWorker(client: client, service: "ingest", handlers: [
+///     JobHandler(kind: "verify_preference", concurrency: 4) { job in
+///         let pair = try job.arguments(as: Pair.self)
+///         return JobResult { connection in try await connection.query("update …") }
+///     }
+/// ], logger: logger)
+/// try await worker.run()   // until its task is cancelled
+/// ```
+/// Besides the client's pool it holds two connections of its own: one for the lease, whose session stands for the process, and one
+/// that listens.
+@PostgresActor
+public final class JobWorker {
+    /// How long a shutdown waits for handlers to save their state and stop, before it hands their jobs back regardless.
+    nonisolated static let shutdownGrace = Duration.seconds(20)
+    /// How often one looks for work without having been woken, in seconds, before jitter.
+    nonisolated static let shortPoll = 1.0
+    nonisolated static let longPoll = 5.0
+    /// A claim takes at most so many.
+    nonisolated static let largestClaim = 200
+
+    let client: PostgresClient
+    let service: String
+    let logger: Logger
+    let control: PostgresClient
+    let outcomes: Outcomes
+    private let handlers: [JobHandler]
+
+    var lease = WorkerLease(ttl: .seconds(10))
+    var workerID: Int64?
+    var runs: [JobRun.Key: JobRun] = [:]
+    var isDraining = false
+    var isStopped = false
+    let controlBell = Bell()
+    var controlIsAsked = false
+    private var lanes: [Lane] = []
+    private let drainBell = Bell()
+    private let idleBell = Bell()
+
+    /// A worker that does nothing until ``run()``.
+    ///
+    /// - Parameters:
+    ///   - client: for claims, effects and completions.
+    ///   - service: what dashboards call this process.
+    ///   - handlers: what it does, one per kind.
+    ///   - logger: for leases won and lost, failures and rescues.
+    public nonisolated init(
+        client: PostgresClient, service: String, handlers: [JobHandler], logger: Logger = Logger(label: "jobs")
+    ) {
+        precondition(!handlers.isEmpty, "a worker without handlers would take nothing")
+        self.client = client
+        self.service = service
+        self.handlers = handlers
+        self.logger = logger
+        control = PostgresClient(
+            configuration: client.configuration, maximumConnections: 1, applicationName: "\(service) lease", logger: logger)
+        outcomes = Outcomes(client: client, completer: Completer(client: client), logger: logger)
+    }
+
+    /// Works until the task is cancelled, then stops taking jobs, asks the running ones to stop, and hands back what is left.
+    ///
+    /// - Throws: ``JobError/unknownQueue(_:)`` when a handler's queue does not exist. Trouble with the database is outlived, not thrown.
+    public nonisolated func run() async throws {
+        let work = Task { @PostgresActor in try await self.work() }
+        try await withTaskCancellationHandler {
+            try await work.value
+        } onCancel: {
+            Task { @PostgresActor in self.beginDraining() }
+        }
+    }
+
+    private func work() async throws {
+        let settings = try await loadSettings()
+        lease = WorkerLease(ttl: settings.values.map(\.ttl).min() ?? .seconds(10))
+        lanes = handlers.compactMap { handler in settings[handler.queue].map { Lane(handler: handler, settings: $0) } }
+        let controlTask = Task { await keepLease() }
+        let listenTask = Task { await listen() }
+        let watchTask = Task { await watchLease() }
+        let laneTasks = lanes.map { lane in Task { await serve(lane) } }
+
+        while !isDraining { await drainBell.wait(upTo: 3600) }
+        for lane in lanes { lane.ring() }
+        for task in laneTasks { await task.value }
+        for run in runs.values { run.requestStop(.shutdown) }
+        let deadline = ContinuousClock.now + Self.shutdownGrace
+        while !runs.isEmpty, ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.5) }
+        for (key, run) in runs {
+            logger.warning("a job did not stop in time and is handed back", metadata: ["job": "\(key.id)"])
+            run.loseLease()
+            try? await outcomes.release(key)
+        }
+        isStopped = true
+        controlBell.ring()
+        listenTask.cancel()
+        watchTask.cancel()
+        await controlTask.value
+        await control.close()
+    }
+
+    private func beginDraining() {
+        isDraining = true
+        drainBell.ring()
+    }
+
+    private func loadSettings() async throws -> [String: QueueSettings] {
+        let names = Set(handlers.map(\.queue)).sorted()
+        // A database that is starting, or not migrated yet, is waited for.
+        let rows = try await patiently(for: .seconds(60)) { [client] in try await client.query(Statements.settings, [.array(names)]) }
+        var settings: [String: QueueSettings] = [:]
+        for row in rows {
+            let queue = QueueSettings(
+                name: try row["name"].string, isLong: try row["class"].string == "long", ttl: .seconds(try row["ttl"].double),
+                stallTimeout: try row["stall"].optionalDouble.map { .seconds($0) })
+            settings[queue.name] = queue
+        }
+        if let missing = names.first(where: { settings[$0] == nil }) { throw JobError.unknownQueue(missing) }
+        return settings
+    }
+
+    // MARK: - Waking
+
+    private func listen() async {
+        for await notification in client.listen(["queue_short", "queue_long", "queue_control"]) {
+            switch notification.channel {
+            case "queue_short": ringLanes { !$0.settings.isLong }
+            case "queue_long": ringLanes { $0.settings.isLong }
+            case "queue_control": controlBell.ring()
+            default:
+                // (Re)connected: whatever rang meanwhile was not heard.
+                ringLanes { _ in true }
+                controlBell.ring()
+            }
+        }
+    }
+
+    func ringLanes(where condition: (Lane) -> Bool) {
+        for lane in lanes where condition(lane) { lane.ring() }
+    }
+
+    // MARK: - Taking jobs
+
+    private func serve(_ lane: Lane) async {
+        let poll = lane.settings.isLong ? Self.longPoll : Self.shortPoll
+        while !isDraining {
+            let wanted = min(lane.free, Self.largestClaim)
+            guard wanted > 0, let workerID, lease.standing(at: .now) == .firm else {
+                await lane.wait(upTo: poll)
+                continue
+            }
+            do {
+                let jobs = try await claim(lane, wanted, worker: workerID)
+                lane.mayHaveMore = jobs.count == wanted
+                for job in jobs { start(job, in: lane) }
+                if jobs.count < wanted { await lane.wait(upTo: poll * Double.random(in: 0.8...1.2)) }
+            } catch {
+                logger.warning("could not claim", metadata: ["kind": "\(lane.handler.kind)", "error": "\(error)"])
+                await lane.wait(upTo: Double.random(in: 0.2...1))
+            }
+        }
+    }
+
+    private func claim(_ lane: Lane, _ wanted: Int, worker: Int64) async throws -> [ClaimedJob] {
+        let rows = try await client.query(
+            Statements.claim, [.int(worker), .string(lane.handler.queue), .string(lane.handler.kind), .int(wanted)])
+        return try rows.map { row in
+            ClaimedJob(
+                id: try row["id"].int64, token: try row["token"].int64, attempt: try row["attempt"].int, failures: try row["failures"].int,
+                rescues: try row["rescues"].int, arguments: try row["args"].string)
+        }
+    }
+
+    private func start(_ job: ClaimedJob, in lane: Lane) {
+        let key = JobRun.Key(id: job.id, token: job.token)
+        let run = JobRun(key: key, settings: lane.settings)
+        let context = JobContext(claimed: job, kind: lane.handler.kind, run: run, client: client)
+        let handler = lane.handler
+        lane.began()
+        runs[key] = run
+        let task = Task.detached { try await handler.run(context) }
+        run.start(task)
+        Task {
+            await supervise(run, task, kind: handler.kind)
+            runs[key] = nil
+            lane.ended()
+            if runs.isEmpty { idleBell.ring() }
+        }
+    }
+
+    // MARK: - Handing in
+
+    private func supervise(_ run: JobRun, _ task: Task<JobResult, any Error>, kind: String) async {
+        let key = run.key
+        var log = logger
+        log[metadataKey: "job"] = "\(key.id)"
+        log[metadataKey: "kind"] = "\(kind)"
+        let outcome = await task.result
+        do {
+            switch (run.finish((try? outcome.get()) == nil ? .threw : .returned), outcome) {
+            case (.complete, .success(let result)):
+                do {
+                    try await outcomes.complete(key, result)
+                    log.debug("done")
+                } catch JobError.fenced {
+                    throw JobError.fenced(key.id)
+                } catch {
+                    try await fail(key, error, log)
+                }
+            case (.fail, .failure(JobError.fenced)), (.drop, _):
+                throw JobError.fenced(key.id)
+            case (.fail, .failure(let error)):
+                try await fail(key, error, log)
+            case (.acknowledgeCancel, _):
+                try await outcomes.acknowledgeCancel(key)
+                log.info("cancelled")
+            case (.release, _):
+                try await outcomes.release(key)
+                log.info("handed back")
+            case (.complete, .failure), (.fail, .success):
+                log.critical("a run ended in a way that cannot be", metadata: ["outcome": "\(outcome)"])
+            }
+        } catch JobError.fenced {
+            log.warning("the job is somebody else's by now; what this run came to is dropped", metadata: ["token": "\(key.token)"])
+        } catch {
+            log.error("the job's outcome could not be recorded; its lease will run out", metadata: ["error": "\(error)"])
+        }
+    }
+
+    private func fail(_ key: JobRun.Key, _ error: any Error, _ log: Logger) async throws {
+        let answer = try await outcomes.fail(key, error)
+        if answer == "fenced" { throw JobError.fenced(key.id) }
+        log.warning(answer == "dead" ? "failed for good" : "failed, will be tried again", metadata: ["error": "\(error)"])
+    }
+}
