@@ -28,7 +28,8 @@ public struct FolderManifest: Codable, Sendable, Equatable {
         for file in files {
             let parts = file.name.split(separator: "/", omittingEmptySubsequences: false)
             guard !parts.isEmpty, parts.allSatisfy({ !$0.isEmpty && $0 != "." && $0 != ".." && !$0.contains("\0") }) else {
-                throw ArtifactError.invalid(url: file.url, reason: "the folder's manifest names the file \(file.name), which is no path below it")
+                throw ArtifactError.invalid(
+                    url: file.url, reason: "the folder's manifest names the file \(file.name), which is no path below it")
             }
         }
     }
@@ -41,7 +42,8 @@ public enum ModelFolder {
 
     /// Stores every regular file of a folder, then its manifest, all by digest: publishing the same folder twice changes nothing.
     /// - Returns: the manifest's artifact and its content.
-    public static func publish(_ directory: String, to store: ArtifactStore) async throws -> (artifact: Artifact, manifest: FolderManifest) {
+    public static func publish(_ directory: String, to store: ArtifactStore) async throws -> (artifact: Artifact, manifest: FolderManifest)
+    {
         var files: [FolderManifest.File] = []
         for name in try FileManager.default.subpathsOfDirectory(atPath: directory).sorted() {
             var isFolder: ObjCBool = false
@@ -70,7 +72,8 @@ public enum ModelFolder {
         for file in manifest.files {
             let source = try await fetcher.fetch(file.url, sha256: file.sha256)
             let target = building + "/" + file.name
-            try FileManager.default.createDirectory(atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+            try FileManager.default.createDirectory(
+                atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
             // A copy, not a link: what lies in the cache may be deleted or, being a link's twin, be changed.
             try FileManager.default.copyItem(atPath: source, toPath: target)
         }

@@ -8,6 +8,7 @@ struct RequestObserver: RouterMiddleware {
     typealias Context = ServiceContext
     private static let requestID = HTTPField.Name("X-Request-Id")!
     private static let quiet: Set<String> = ["/livez", "/readyz", "/metrics"]
+    let level: Logger.Level
     private let running = Meter(label: "foretaste_requests_running")
 
     func handle(
@@ -16,6 +17,7 @@ struct RequestObserver: RouterMiddleware {
         var context = context
         let start = ContinuousClock.now
         let identifier = request.headers[Self.requestID].flatMap(Self.acceptable) ?? context.id
+        context.logger.logLevel = level
         context.logger[metadataKey: "hb.request.id"] = .string(identifier)
         running.increment()
         defer { running.decrement() }

@@ -106,7 +106,7 @@ public struct ServiceApplication: Sendable {
         }
     }
 
-    /// The lifecycle library's own lines are of interest only when something is wrong.
+    /// The libraries' own lines are of interest only when something is wrong.
     private func quieter(_ label: String) -> any LogHandler {
         var handler = logger.handler
         handler.logLevel = max(handler.logLevel, .warning)
@@ -116,7 +116,7 @@ public struct ServiceApplication: Sendable {
     private func makeServer(_ control: ServiceControl) throws -> some Service {
         let table = RouteTable()
         let router = ServiceRouter(context: ServiceContext.self, options: [.autoGenerateHeadEndpoints])
-        router.add(middleware: RequestObserver())
+        router.add(middleware: RequestObserver(level: logger.logLevel))
         router.add(middleware: ProblemMiddleware(routes: table))
         HealthRoutes.add(to: router, configuration: configuration, readiness: readiness, registry: metrics)
         for add in routes { try add(router) }
@@ -140,11 +140,9 @@ public struct ServiceApplication: Sendable {
                 logger.info("Listening", metadata: ["url": .string(url), "version": .string(BuildInformation.version)])
                 control.bound(url)
             },
-            logger: Logger(label: "http", factory: quieterStart))
+            // Hummingbird says without its URL that it listens. Requests get the service's own level back from `RequestObserver`.
+            logger: Logger(label: "http", factory: quieter))
     }
-
-    /// Hummingbird says that it listens; we say it ourselves, with the URL. Handlers get our level back through the request's context.
-    private func quieterStart(_ label: String) -> any LogHandler { logger.handler }
 
     /// A wildcard address is no place to connect to; this machine's loopback is.
     private static func reachable(_ address: ListenAddress) -> ListenAddress {
