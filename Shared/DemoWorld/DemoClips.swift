@@ -43,7 +43,9 @@ public struct DemoClips: Sendable {
             for index in 0..<count {
                 var stream = RandomStream(seed: seed, run: Self.run, step: step, item: UInt32(first + index))
                 let script = Script(prompt: prompts?[index], flawRate: flawRate, stream: &stream)
-                script.draw(into: UnsafeMutableBufferPointer(rebasing: buffer[index * DemoGeometry.clipCount..<(index + 1) * DemoGeometry.clipCount]))
+                script.draw(
+                    into: UnsafeMutableBufferPointer(
+                        rebasing: buffer[index * DemoGeometry.clipCount..<(index + 1) * DemoGeometry.clipCount]))
                 drawn.append(script.prompt)
                 flaws.append(script.flaws)
             }
@@ -118,7 +120,8 @@ private struct Script {
             let deviation = DemoGeometry.deviation(colours[frame])
             DemoGeometry.forEachPixel(shapes[frame], top: cell * rows[frame], left: cell * columns[frame]) { pixel in
                 for channel in 0..<3 {
-                    clip[(channel * DemoGeometry.frames + frame) * DemoGeometry.pixels + pixel] = DemoGeometry.background + deviation[channel]
+                    clip[(channel * DemoGeometry.frames + frame) * DemoGeometry.pixels + pixel] =
+                        DemoGeometry.background + deviation[channel]
                 }
             }
         }

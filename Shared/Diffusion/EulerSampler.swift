@@ -1,4 +1,3 @@
-import Synchronization
 public import Tensors
 
 /// What a sampler asks of a model: the velocity of a few latents at one noise level.
@@ -61,13 +60,10 @@ public struct EulerSampler: Sendable {
         guard count > 0 else { return (latents, [:]) }
 
         let shards = (count + microBatch - 1) / microBatch
-        let results = Mutex<[Result<[Int: Tensor], any Error>?]>(Array(repeating: nil, count: shards))
-        NumericThreads.parallelFor(shards) { shard in
+        let walked = try NumericThreads.parallelMap(shards) { shard in
             let rows = (0..<microBatch).map { min(shard * microBatch + $0, count - 1) }
-            let result = Result { try walk(latents, rows, rows.map { names[$0] }, from, end, recording, velocity) }
-            results.withLock { $0[shard] = result }
-        }
-        let walked = try results.withLock { try $0.map { try $0!.get() } }
+            return Result { try walk(latents, rows, rows.map { names[$0] }, from, end, recording, velocity) }
+        }.map { try $0.get() }
         let gathered = { (step: Int) in
             let padded = Tensor.concatenate(walked.map { $0[step]! })
             return padded.shape[0] == count ? padded : padded[0..<count]

@@ -62,7 +62,9 @@ public struct BestOfN: Sendable {
         func advance(to step: Int) async throws {
             let items = alive.enumerated().flatMap { group, candidates in candidates.map { group * schedule.count + $0 } }
             let (from, start, sampler) = (done, latents, sampler)
-            latents = try await NumericThreads.run { try sampler.run(start, items: items, from: from, to: step, velocity: velocity).latents }
+            latents = try await NumericThreads.run {
+                try sampler.run(start, items: items, from: from, to: step, velocity: velocity).latents
+            }
             forwardPasses += items.count * (step - from)
             done = step
         }

@@ -29,7 +29,9 @@ public struct PruningSchedule: Sendable, Hashable, CustomStringConvertible {
 
     /// - Throws: ``Invalid`` unless the cuts' steps rise within 1…steps, their keeps fall from `count`, and the last keeps one.
     public init(count: Int, steps: Int, cuts: [Cut]) throws {
-        guard count >= 1, steps >= 1 else { throw Invalid(description: "a Best-of-N needs candidates and steps, not \(count) and \(steps)") }
+        guard count >= 1, steps >= 1 else {
+            throw Invalid(description: "a Best-of-N needs candidates and steps, not \(count) and \(steps)")
+        }
         var step = 0
         var alive = count
         for cut in cuts {

@@ -34,8 +34,9 @@ public enum ScheduleChoice {
         var best: (schedule: PruningSchedule, quality: Double)?
         for schedule in candidates {
             let quality = groups.reduce(0) { $0 + Double($1.quality[$1.pick(schedule)]) }
-            if let current = best, quality < current.quality
-                || (quality == current.quality && schedule.forwardPasses >= current.schedule.forwardPasses)
+            if let current = best,
+                quality < current.quality
+                    || (quality == current.quality && schedule.forwardPasses >= current.schedule.forwardPasses)
             {
                 continue
             }
