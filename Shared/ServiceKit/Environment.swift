@@ -109,6 +109,9 @@ public struct Environment: Sendable {
     }
 }
 
+/// The same type under a name that Hummingbird, which has an `Environment` too, does not make ambiguous.
+public typealias ServiceEnvironment = Environment
+
 /// A variable of the environment that cannot be used, and why.
 public struct ConfigurationError: Error, CustomStringConvertible, Sendable, Equatable {
     /// The variable's name.
