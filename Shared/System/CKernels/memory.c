@@ -1,0 +1,97 @@
+// Blocks are rounded up to a size class (an eighth of a power of two apart) and kept for the next tensor of that class: a training step
+// asks for the same sizes again and again, and a fresh page from the system costs more than the arithmetic done on it.
+#include "CKernels.h"
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { CLASSES = 64 * 8 };
+static const size_t SMALLEST = 256;
+
+typedef struct idle_block {
+    struct idle_block *next;
+} idle_block;
+
+static struct {
+    pthread_mutex_t lock;
+    idle_block *first;
+} shelves[CLASSES];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static size_t idle_bytes;
+static size_t idle_limit;
+
+static void prepare(void) {
+    for (int c = 0; c < CLASSES; c++) pthread_mutex_init(&shelves[c].lock, NULL);
+    // At most a quarter of the machine's memory lies idle here.
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    idle_limit = pages > 0 && page > 0 ? (size_t)pages / 4 * (size_t)page : (size_t)1 << 30;
+}
+
+static size_t round_up(size_t bytes, int *class_index) {
+    if (bytes < SMALLEST) bytes = SMALLEST;
+    int power = 63 - __builtin_clzll((unsigned long long)bytes);
+    size_t step = ((size_t)1 << power) >> 3;
+    size_t eighths = (bytes - ((size_t)1 << power) + step - 1) / step;
+    if (eighths == 8) {
+        power++;
+        step <<= 1;
+        eighths = 0;
+    }
+    *class_index = power * 8 + (int)eighths;
+    return ((size_t)1 << power) + eighths * step;
+}
+
+void *ck_allocate(size_t bytes) {
+    pthread_once(&once, prepare);
+    int c;
+    size_t size = round_up(bytes, &c);
+    pthread_mutex_lock(&shelves[c].lock);
+    idle_block *block = shelves[c].first;
+    if (block) shelves[c].first = block->next;
+    pthread_mutex_unlock(&shelves[c].lock);
+    if (block) {
+        __atomic_fetch_sub(&idle_bytes, size, __ATOMIC_RELAXED);
+        return block;
+    }
+    void *fresh = NULL;
+    if (posix_memalign(&fresh, 64, size) == 0) return fresh;
+    ck_trim();
+    if (posix_memalign(&fresh, 64, size) == 0) return fresh;
+    return NULL;
+}
+
+void ck_release(void *memory, size_t bytes) {
+    if (!memory) return;
+    int c;
+    size_t size = round_up(bytes, &c);
+    if (__atomic_add_fetch(&idle_bytes, size, __ATOMIC_RELAXED) > idle_limit) {
+        __atomic_fetch_sub(&idle_bytes, size, __ATOMIC_RELAXED);
+        free(memory);
+        return;
+    }
+    idle_block *block = memory;
+    pthread_mutex_lock(&shelves[c].lock);
+    block->next = shelves[c].first;
+    shelves[c].first = block;
+    pthread_mutex_unlock(&shelves[c].lock);
+}
+
+size_t ck_pooled_bytes(void) { return __atomic_load_n(&idle_bytes, __ATOMIC_RELAXED); }
+
+void ck_trim(void) {
+    pthread_once(&once, prepare);
+    for (int c = 0; c < CLASSES; c++) {
+        pthread_mutex_lock(&shelves[c].lock);
+        idle_block *block = shelves[c].first;
+        shelves[c].first = NULL;
+        pthread_mutex_unlock(&shelves[c].lock);
+        if (!block) continue;
+        size_t power = (size_t)c / 8, size = ((size_t)1 << power) + (size_t)(c % 8) * (((size_t)1 << power) >> 3);
+        while (block) {
+            idle_block *next = block->next;
+            free(block);
+            __atomic_fetch_sub(&idle_bytes, size, __ATOMIC_RELAXED);
+            block = next;
+        }
+    }
+}

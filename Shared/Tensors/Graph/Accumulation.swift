@@ -1,0 +1,29 @@
+extension Variable {
+    /// Adds `contribution` to this node's gradient; does nothing where none is required.
+    public func accumulate(_ contribution: @autoclosure () -> Tensor) {
+        guard requiresGradient else { return }
+        let value = contribution()
+        precondition(value.shape == shape, "a gradient of shape \(value.shape) for a tensor of shape \(shape)")
+        if gradient == nil { gradient = value } else { gradient!.add(value) }
+    }
+
+    /// Lets a kernel write (`adds` false: every element) or add (`adds` true) straight into the gradient's memory.
+    func accumulateInPlace(_ body: (_ gradient: UnsafeMutablePointer<Float>, _ adds: Bool) -> Void) {
+        guard requiresGradient else { return }
+        if gradient == nil {
+            let fresh = Tensor(uninitialized: shape)
+            body(fresh.mutablePointer, false)
+            gradient = fresh
+        } else {
+            gradient!.withUnsafeMutableBufferPointer { body($0.baseAddress!, true) }
+        }
+    }
+}
+
+extension Optional {
+    /// The value, leaving nil behind.
+    mutating func take() -> Wrapped? {
+        defer { self = nil }
+        return self
+    }
+}

@@ -1,0 +1,52 @@
+import CKernels
+
+// Operations that move elements about.
+
+public func reshape(_ x: Variable, _ shape: [Int]) -> Variable {
+    .operation(x.tensor.reshaped(shape), inputs: [x]) { gradient, inputs in inputs[0].accumulate(gradient.reshaped(inputs[0].shape)) }
+}
+
+/// Axis `i` of the result is axis `axes[i]` of x.
+public func permute(_ x: Variable, _ axes: [Int]) -> Variable {
+    .operation(x.tensor.permuted(axes), inputs: [x]) { gradient, inputs in
+        var inverse = axes
+        for (i, axis) in axes.enumerated() { inverse[axis] = i }
+        inputs[0].accumulate(gradient.permuted(inverse))
+    }
+}
+
+public func concatenate(_ inputs: [Variable], axis: Int = 0) -> Variable {
+    .operation(Tensor.concatenate(inputs.map(\.tensor), axis: axis), inputs: inputs) { gradient, inputs in
+        var start = 0
+        for input in inputs {
+            let range = start..<start + input.shape[axis]
+            input.accumulate(gradient.sliced(axis: axis, range))
+            start = range.upperBound
+        }
+    }
+}
+
+/// The part `range` of `axis`.
+public func slice(_ x: Variable, axis: Int, range: Range<Int>) -> Variable {
+    .operation(x.tensor.sliced(axis: axis, range), inputs: [x]) { gradient, inputs in
+        let shape = inputs[0].shape
+        let inner = shape[(axis + 1)...].reduce(1, *)
+        let row = shape[axis] * inner
+        let width = range.count * inner
+        inputs[0].accumulateInPlace { target, adds in
+            if !adds { ck_fill(target, 0, shape.reduce(1, *)) }
+            for o in 0..<shape[..<axis].reduce(1, *) {
+                ck_axpy(gradient.pointer + o * width, 1, target + o * row + range.lowerBound * inner, width)
+            }
+            withExtendedLifetime(gradient) {}
+        }
+    }
+}
+
+public func slice(_ x: Variable, axis: Int, _ range: Range<Int>) -> Variable { slice(x, axis: axis, range: range) }
+
+/// x repeated along its axes of size one (see `Tensor.broadcast`).
+public func broadcast(_ x: Variable, to shape: [Int]) -> Variable {
+    .operation(x.tensor.broadcast(to: shape), inputs: [x]) { gradient, inputs in inputs[0].accumulate(gradient.reduced(to: inputs[0].shape))
+    }
+}
