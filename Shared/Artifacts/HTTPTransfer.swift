@@ -147,11 +147,12 @@ final class HTTPTransfer {
     }
 
     private func note(header line: String) {
-        guard let colon = line.firstIndex(of: ":") else {
+        if line.hasPrefix("HTTP/") {
             // A status line begins another answer, as after `100 Continue`.
             (location, encoding, contentRange) = (nil, nil, nil)
             return
         }
+        guard let colon = line.firstIndex(of: ":") else { return }
         let value = line[line.index(after: colon)...].trimmingCharacters(in: .whitespacesAndNewlines)
         switch line[..<colon].lowercased() {
         case "location": location = value
