@@ -595,13 +595,13 @@ declare
     job queue.job;
     rescued int := 0;
 begin
-    -- Workers whose session is gone: seen once, written down; still gone later, dead. A server that has just started proves nothing.
-    if pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds' then
-        update queue.worker w set absent_since = clock_timestamp()
-        where w.ended_at is null and w.absent_since is null
-            and not exists (select from pg_stat_activity a
-                where a.pid = w.backend_pid and (a.backend_start = w.backend_start or a.backend_start is null));
-    end if;
+    -- Workers whose session is gone: missed once, written down; still missing later, dead. Those that have not been heard of since the
+    -- server started get ten seconds to come back.
+    update queue.worker w set absent_since = clock_timestamp()
+    where w.ended_at is null and w.absent_since is null
+        and (w.beat_at > pg_postmaster_start_time() or pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds')
+        and not exists (select from pg_stat_activity a
+            where a.pid = w.backend_pid and (a.backend_start = w.backend_start or a.backend_start is null));
     update queue.worker w set ended_at = clock_timestamp(),
         ended_why = case when w.expires_at < clock_timestamp() then 'lease_expired' else 'session_lost' end
     where w.id in (

@@ -33,12 +33,12 @@ extension JobWorker {
         while !isStopped {
             // The sweep is also the ping that notices a lost session before the others believe it.
             if lease.isBeatDue(at: .now) || runs.values.contains(where: \.hasNews) || controlIsAsked { try await beat(connection) }
-            try await sweep(connection)
+            let due = try await sweep(connection)
             if ContinuousClock.now - prunedAt >= Self.pruneInterval {
                 prunedAt = .now
                 try await connection.query(Statements.prune)
             }
-            controlIsAsked = await controlBell.wait(upTo: Self.sweepInterval)
+            controlIsAsked = await controlBell.wait(upTo: min(max(due ?? .infinity, 0.02), Self.sweepInterval))
         }
         if let workerID { try await connection.query(Statements.stopWorker, [.int(workerID)]) }
     }
@@ -91,10 +91,12 @@ extension JobWorker {
         ringLanes { _ in true }
     }
 
-    private func sweep(_ connection: PostgresConnection) async throws {
-        guard let row = try await connection.query(Statements.sweep).first else { return }
+    /// Answers in how many seconds the next deferred job is due.
+    private func sweep(_ connection: PostgresConnection) async throws -> Double? {
+        guard let row = try await connection.query(Statements.sweep).first else { return nil }
         let rescued = try row["rescued"].int
         if rescued > 0 { logger.warning("rescued jobs of lost workers", metadata: ["jobs": "\(rescued)"]) }
+        return try row["due"].optionalDouble
     }
 
     /// Gives up in time although the database cannot be asked, which is when it matters.
