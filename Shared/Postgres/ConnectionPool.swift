@@ -16,7 +16,7 @@ final class ConnectionPool {
     private var idle: [PostgresConnection] = []
     /// Connections that exist, are being made, or are lent.
     private var count = 0
-    private var waiters: [(identifier: UInt64, continuation: CheckedContinuation<Grant, any Error>)] = []
+    private var waiters: [(identifier: UInt64, continuation: CheckedContinuation<Result<Grant, any Error>, Never>)] = []
     private var lastWaiter: UInt64 = 0
     private var isClosed = false
 
@@ -66,7 +66,7 @@ final class ConnectionPool {
         if waiters.isEmpty {
             idle.append(connection)
         } else {
-            waiters.removeFirst().continuation.resume(returning: .connection(connection))
+            waiters.removeFirst().continuation.resume(returning: .success(.connection(connection)))
         }
     }
 
@@ -75,7 +75,7 @@ final class ConnectionPool {
         isClosed = true
         for connection in idle { discard(connection) }
         idle = []
-        for waiter in waiters { waiter.continuation.resume(throwing: Self.closed) }
+        for waiter in waiters { waiter.continuation.resume(returning: .failure(Self.closed)) }
         waiters = []
     }
 
@@ -85,7 +85,7 @@ final class ConnectionPool {
     }
 
     private func freePlace() {
-        if waiters.isEmpty { count -= 1 } else { waiters.removeFirst().continuation.resume(returning: .place) }
+        if waiters.isEmpty { count -= 1 } else { waiters.removeFirst().continuation.resume(returning: .success(.place)) }
     }
 
     private func waitInLine() async throws -> Grant {
@@ -99,7 +99,7 @@ final class ConnectionPool {
         }
         defer { timer.cancel() }
         return try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { waiters.append((identifier, $0)) }
+            try await PostgresActor.suspend { waiters.append((identifier, $0)) }.get()
         } onCancel: {
             Task { @PostgresActor in self.abandon(identifier, CancellationError()) }
         }
@@ -107,7 +107,7 @@ final class ConnectionPool {
 
     private func abandon(_ identifier: UInt64, _ error: any Error) {
         guard let index = waiters.firstIndex(where: { $0.identifier == identifier }) else { return }
-        waiters.remove(at: index).continuation.resume(throwing: error)
+        waiters.remove(at: index).continuation.resume(returning: .failure(error))
     }
 
     private static let closed = PostgresError(sqlState: "08003", message: "the database client was closed")

@@ -18,7 +18,7 @@ struct Readiness: OptionSet, Sendable {
 ///
 /// libpq may close or change a connection's descriptor inside any call, so none is registered for longer than one wait: whoever
 /// waits hands in the descriptor of this moment. (A dispatch source keeps it, and one run in four misses the death of a backend.)
-final class PollLoop: SerialExecutor {
+final class PollLoop: SerialExecutor, TaskExecutor {
     private struct Inbox {
         var jobs: [UnownedJob] = []
         var isSleeping = false
@@ -93,6 +93,7 @@ final class PollLoop: SerialExecutor {
 
     private func run() -> Never {
         let executor = asUnownedSerialExecutor()
+        let taskExecutor = asUnownedTaskExecutor()
         var jobs: [UnownedJob] = []
         while true {
             jobs.removeAll(keepingCapacity: true)
@@ -101,7 +102,7 @@ final class PollLoop: SerialExecutor {
                 inbox.isSleeping = jobs.isEmpty
             }
             guard jobs.isEmpty else {
-                for job in jobs { job.runSynchronously(on: executor) }
+                for job in jobs { job.runSynchronously(isolatedTo: executor, taskExecutor: taskExecutor) }
                 continue
             }
             sleep()

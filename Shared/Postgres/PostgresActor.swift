@@ -14,12 +14,21 @@ public actor PostgresActor {
     /// The thread in `poll(2)`.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
+    /// Suspends until the continuation is resumed, and comes back without a detour.
+    ///
+    /// A continuation resumes on the task's executor first, which is the cooperative pool unless a preference says otherwise; only
+    /// from there would the task hop to its actor. Where numeric code holds the pool's threads, that hop takes as long as the code.
+    @PostgresActor
+    static func suspend<Value: Sendable>(_ body: (CheckedContinuation<Value, Never>) -> Void) async -> Value {
+        await withTaskExecutorPreference(shared.loop) { await withCheckedContinuation(body) }
+    }
+
     /// Waits until a descriptor is ready or `seconds` have passed. Goes on waiting when the task is cancelled.
     @PostgresActor
     static func wait(_ descriptor: CInt, _ events: CInt, seconds: Double? = nil) async -> Readiness {
         let loop = shared.loop
         let identifier = loop.nextIdentifier()
-        return await withCheckedContinuation { continuation in
+        return await suspend { continuation in
             loop.register(
                 identifier, descriptor: descriptor, events: Int16(events), deadline: seconds.map(deadline), continuation: continuation)
         }
@@ -31,7 +40,7 @@ public actor PostgresActor {
         let loop = shared.loop
         let identifier = loop.nextIdentifier()
         return await withTaskCancellationHandler {
-            await withCheckedContinuation { continuation in
+            await suspend { continuation in
                 loop.register(
                     identifier, descriptor: descriptor, events: Int16(events), deadline: seconds.map(deadline), continuation: continuation)
             }

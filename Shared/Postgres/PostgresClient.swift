@@ -47,6 +47,7 @@ public final class PostgresClient: Sendable {
     }
 
     /// Lends a connection to `body`. What `body` changes in the session (SET, advisory locks) is its own to undo.
+    @discardableResult
     public func withConnection<Result>(
         isolation: isolated (any Actor)? = #isolation, _ body: (PostgresConnection) async throws -> Result
     ) async throws -> Result {
@@ -64,6 +65,7 @@ public final class PostgresClient: Sendable {
     /// Runs `body` in a transaction on a connection of its own. Whatever `body` throws rolls it back, and is thrown on.
     ///
     /// - Parameter options: what stands behind BEGIN, such as `ISOLATION LEVEL SERIALIZABLE`.
+    @discardableResult
     public func transaction<Result>(
         _ options: String = "", isolation: isolated (any Actor)? = #isolation, _ body: (PostgresConnection) async throws -> Result
     ) async throws -> Result {

@@ -15,7 +15,7 @@ extension PostgresConnection {
         var isDone = false
         defer { if !isDone { PQfinish(handle) } }
         func failure() -> PostgresError {
-            .cannotConnect(configuration.redacted(String(cString: PQerrorMessage(handle)).trimmingTrailingWhitespace))
+            .cannotConnect(configuration.redacted(String(cString: PQerrorMessage(handle)).onOneLine))
         }
         guard PQstatus(handle) != CONNECTION_BAD else { throw failure() }
         // Notices would go to stderr.

@@ -51,6 +51,7 @@ public final class PostgresConnection {
     /// Runs `body` between BEGIN and COMMIT. Whatever `body` throws rolls the transaction back, and is thrown on.
     ///
     /// - Parameter options: what stands behind BEGIN, such as `ISOLATION LEVEL SERIALIZABLE`.
+    @discardableResult
     public func transaction<Result>(
         _ options: String = "", isolation: isolated (any Actor)? = #isolation, _ body: (PostgresConnection) async throws -> Result
     ) async throws -> Result {
@@ -118,7 +119,7 @@ public final class PostgresConnection {
     /// Waits until no other call is under way, runs `body`, and has the server stop it when the task is cancelled.
     func inTurn<Result>(cancellable: Bool, _ body: () async throws -> Result) async throws -> Result {
         if isBusy {
-            await withCheckedContinuation { turns.append($0) }
+            await PostgresActor.suspend { turns.append($0) }
         }
         isBusy = true
         exchangeNumber += 1
@@ -205,7 +206,7 @@ public final class PostgresConnection {
 
     func currentError() -> PostgresError {
         guard let handle else { return .connectionLost("") }
-        let message = String(cString: PQerrorMessage(handle)).trimmingTrailingWhitespace
+        let message = String(cString: PQerrorMessage(handle)).onOneLine
         return isUsable ? PostgresError(sqlState: "HY000", message: message) : .connectionLost(message)
     }
 
@@ -234,7 +235,7 @@ public final class PostgresConnection {
 
     /// A request that is still on its way would hit the next statement.
     private func cancelsDelivered() async {
-        if pendingCancels > 0 { await withCheckedContinuation { cancelWaiters.append($0) } }
+        if pendingCancels > 0 { await PostgresActor.suspend { cancelWaiters.append($0) } }
     }
 
     // MARK: - Notifications

@@ -69,7 +69,7 @@ public struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible
         func field(_ code: Unicode.Scalar) -> String? {
             PQresultErrorField(result, CInt(code.value)).map { String(cString: $0) }
         }
-        let whole = String(cString: PQresultErrorMessage(result)).trimmingTrailingWhitespace
+        let whole = String(cString: PQresultErrorMessage(result)).onOneLine
         self.init(
             sqlState: field("C") ?? "08006", message: field("M") ?? whole, detail: field("D"), hint: field("H"), constraint: field("n"),
             table: field("t"), column: field("c"))
@@ -77,9 +77,6 @@ public struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible
 }
 
 extension String {
-    var trimmingTrailingWhitespace: String {
-        var text = self
-        while text.last?.isWhitespace == true { text.removeLast() }
-        return text
-    }
+    /// libpq's own messages have line breaks and tabs in them; a log's line has none.
+    var onOneLine: String { split(whereSeparator: \.isWhitespace).joined(separator: " ") }
 }

@@ -84,7 +84,7 @@ private struct Listener: Sendable {
                 try await hear(connection)
             } catch {
                 if Task.isCancelled { break }
-                logger.warning("listening connection lost", metadata: ["error": "\(error)"])
+                logger.info("listening connection lost; making another", metadata: ["error": "\(error)"])
             }
             // Full jitter: many listeners of one server do not come back together.
             try? await PostgresActor.sleep(seconds: Double.random(in: 0.01...pause))
