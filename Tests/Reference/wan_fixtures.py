@@ -11,8 +11,7 @@ config.json, diffusion_pytorch_model.safetensors, inputs.safetensors, cotangent.
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
-from diffusers.loaders.lora_base import _pack_dict_with_prefix  # noqa: F401  (fails early on a diffusers too old for metadata)
+from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict

@@ -1,0 +1,93 @@
+import Foundation
+import Tensors
+
+/// A named leaf of the graph. The variable is replaced, never changed, when it starts or stops to require a gradient.
+final class Parameter {
+    let name: String
+    var variable: Variable
+
+    init(name: String, variable: Variable) {
+        self.name = name
+        self.variable = variable
+    }
+}
+
+/// `y = W x + b`, and beside it the adapter when one is attached: `+ (alpha / r) B A x`.
+final class Linear {
+    let name: String
+    let weight: Parameter
+    let bias: Parameter
+    var adapter: LoRALayer?
+
+    init(name: String, weight: Parameter, bias: Parameter) {
+        self.name = name
+        self.weight = weight
+        self.bias = bias
+    }
+
+    var inFeatures: Int { weight.variable.tensor.shape[1] }
+    var outFeatures: Int { weight.variable.tensor.shape[0] }
+
+    func callAsFunction(_ x: Variable) -> Variable {
+        let y = linear(x, weight.variable, bias.variable)
+        guard let adapter else { return y }
+        return add(y, scale(linear(linear(x, adapter.a.variable), adapter.b.variable), adapter.scaling))
+    }
+
+    /// The activation of `y`, in one pass where no adapter comes between.
+    func callAsFunction(_ x: Variable, _ activation: Activation) -> Variable {
+        adapter == nil ? linear(x, weight.variable, bias.variable, activation: activation) : activate(self(x), activation)
+    }
+}
+
+/// How torch initialises a parameter that no checkpoint gives.
+enum Initializer {
+    case zeros, ones
+    /// `kaiming_uniform_(a=sqrt(5))` and the bias rule of `nn.Linear` and `nn.Conv3d`: uniform within ±1/sqrt(fan in).
+    case uniform(fanIn: Int)
+    /// `randn / sqrt(dim)`, the modulation tables.
+    case normal(dim: Int)
+
+    func tensor(shape: [Int], stream: inout RandomStream) -> Tensor {
+        switch self {
+        case .zeros: return Tensor(zeros: shape)
+        case .ones: return Tensor(full: 1, shape: shape)
+        case .uniform(let fanIn):
+            let bound = 1 / Float(fanIn).squareRoot()
+            let count = shape.reduce(1, *)
+            return Tensor((0..<count).map { _ in (2 * stream.uniform() - 1) * bound }, shape: shape)
+        case .normal(let dim):
+            let factor = 1 / Float(dim).squareRoot()
+            return Tensor(stream.normals(shape.reduce(1, *)).map { $0 * factor }, shape: shape)
+        }
+    }
+}
+
+/// Declares the parameters while the model's tree is built: each asks `source` for its values once, under its diffusers name.
+final class ParameterTree {
+    typealias Source = (_ name: String, _ shape: [Int], _ initializer: Initializer) throws -> Tensor
+    private let source: Source
+    private let trainable: (String) -> Bool
+    private(set) var parameters: [Parameter] = []
+    private(set) var linears: [Linear] = []
+
+    init(trainable: @escaping (String) -> Bool, source: @escaping Source) {
+        self.source = source
+        self.trainable = trainable
+    }
+
+    func parameter(_ name: String, _ shape: [Int], _ initializer: Initializer) throws -> Parameter {
+        let parameter = Parameter(
+            name: name, variable: Variable(try source(name, shape, initializer), requiresGradient: trainable(name)))
+        parameters.append(parameter)
+        return parameter
+    }
+
+    func linear(_ name: String, _ input: Int, _ output: Int) throws -> Linear {
+        let linear = Linear(
+            name: name, weight: try parameter("\(name).weight", [output, input], .uniform(fanIn: input)),
+            bias: try parameter("\(name).bias", [output], .uniform(fanIn: input)))
+        linears.append(linear)
+        return linear
+    }
+}
