@@ -20,6 +20,7 @@ public struct ModelRegistry: Sendable {
     ///   - job: the job that made it. A job registers a name once: doing it again answers the version that is there.
     ///   - reuseIdentical: answer the newest version instead when its weights and configuration are the same.
     ///   - connection: the transaction that completes the job, so that version and completion are one; nil for one of its own.
+    @discardableResult
     public func register(
         _ model: NewModel, job: (id: Int64, token: Int64)? = nil, reuseIdentical: Bool = false, on connection: PostgresConnection? = nil
     ) async throws -> ModelVersion {

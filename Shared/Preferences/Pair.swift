@@ -107,6 +107,13 @@ public struct PairSummary: Codable, Sendable, Equatable {
     public var usable: Int
     /// Refused by verification.
     public var quarantined: Int
+
+    /// Counts.
+    public init(received: Int = 0, usable: Int = 0, quarantined: Int = 0) {
+        self.received = received
+        self.usable = usable
+        self.quarantined = quarantined
+    }
 }
 
 /// A page of a listing.

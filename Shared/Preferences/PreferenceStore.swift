@@ -19,6 +19,7 @@ public struct PreferenceStore: Sendable {
     /// Stores pairs and queues the verification of the new ones, all in one transaction. Results stand in the order of `pairs`.
     ///
     /// A key that occurs twice among `pairs` is created by its first occurrence; the others are replays or conflicts.
+    @discardableResult
     public func post(_ pairs: [NewPair]) async throws -> [PostResult] {
         guard !pairs.isEmpty else { return [] }
         let rows = pairs.enumerated().map { PostedRow(line: $0.offset, pair: $0.element) }
@@ -85,7 +86,7 @@ public struct PreferenceStore: Sendable {
 
     /// How many pairs are in each state.
     public func summary() async throws -> PairSummary {
-        var summary = PairSummary(received: 0, usable: 0, quarantined: 0)
+        var summary = PairSummary()
         for row in try await client.query("select state, count(*) as pairs from preferences.pair group by state") {
             let count = try row["pairs"].int
             switch try state(row["state"]) {
