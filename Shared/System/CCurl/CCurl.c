@@ -53,3 +53,5 @@ CURLcode ccurl_set_http_only(CURL *handle) {
 CURLcode ccurl_get_long(CURL *handle, CURLINFO info, long *value) { return curl_easy_getinfo(handle, info, value); }
 
 CURLcode ccurl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value) { return curl_easy_getinfo(handle, info, value); }
+
+CURLcode ccurl_set_body(CURL *handle, const void *bytes) { return curl_easy_setopt(handle, CURLOPT_POSTFIELDS, (const char *)bytes); }

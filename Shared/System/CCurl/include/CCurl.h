@@ -28,6 +28,9 @@ CURLcode ccurl_set_open_socket(CURL *handle, ccurl_socket_function function, voi
 /// HTTP and HTTPS and nothing else, for the transfer and for redirects, whatever libcurl was built with.
 CURLcode ccurl_set_http_only(CURL *handle);
 
+/// The body of a POST; not copied, it must outlive the transfer. Set its size first.
+CURLcode ccurl_set_body(CURL *handle, const void *bytes);
+
 CURLcode ccurl_get_long(CURL *handle, CURLINFO info, long *value);
 CURLcode ccurl_get_offset(CURL *handle, CURLINFO info, curl_off_t *value);
 

@@ -1,0 +1,31 @@
+import Artifacts
+import Foundation
+import Preferences
+
+/// Model folders in and out of the registry: a version's artifact is the folder's manifest.
+enum ModelImport {
+    /// Publishes a diffusers folder and registers it as a generator; the same bytes again are the same version.
+    static func register(_ folder: String, name: String, registry: ModelRegistry, store: ArtifactStore) async throws -> ModelVersion {
+        let published = try await ModelFolder.publish(folder, to: store)
+        let config = try String(contentsOfFile: folder + "/config.json", encoding: .utf8)
+        let files = published.manifest.files.map { ModelFile(path: $0.name, url: $0.url, sha256: $0.sha256, bytes: Int64($0.bytes)) }
+        return try await registry.register(
+            NewModel(
+                name: name, kind: .generator, url: published.artifact.url, sha256: published.artifact.sha256,
+                bytes: files.reduce(0) { $0 + $1.bytes }, mediaType: ModelFolder.mediaType, files: files, config: config),
+            reuseIdentical: true)
+    }
+
+    /// Writes a version's folder to `directory`, each file verified; a file of the same name is replaced.
+    static func export(_ version: ModelVersion, to directory: String, with fetcher: ArtifactFetcher, cache: String) async throws {
+        let folder = try await ModelFolder.fetch(version.model.url, sha256: version.model.sha256, with: fetcher, folders: cache + "/folders")
+        for name in try FileManager.default.subpathsOfDirectory(atPath: folder) {
+            let source = folder + "/" + name, target = directory + "/" + name
+            var isFolder: ObjCBool = false
+            if FileManager.default.fileExists(atPath: source, isDirectory: &isFolder), isFolder.boolValue { continue }
+            try FileManager.default.createDirectory(atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+            try? FileManager.default.removeItem(atPath: target)
+            try FileManager.default.copyItem(atPath: source, toPath: target)
+        }
+    }
+}

@@ -1,0 +1,33 @@
+import Alignment
+import Backbones
+import JobQueue
+import Preferences
+import Rewards
+
+/// Registered rewards as judges, each with a trunk of its own.
+struct Judges {
+    let inputs: JobInputs
+
+    struct Judge {
+        var version: ModelVersion
+        var maker: LatentJudgeMaker
+        var configuration: RewardConfiguration
+    }
+
+    /// The judge that a reference names. Its trunk is loaded anew from the registry, so that no tensor is shared with a generator being tuned.
+    /// - Throws: a permanent ``JobError`` when the head is not whole, or was trained on another backbone than the registry holds.
+    func maker(_ reference: String) async throws -> Judge {
+        let (version, folder) = try await inputs.folder(reference, .reward)
+        do {
+            let head = try RewardFolder(directory: folder)
+            let trunk = try await inputs.generator(head.configuration.backbone)
+            let weights = try RewardWeights(
+                folder: head, trunk: WanTransformer3DModel.load(directory: trunk.folder), name: trunk.version.reference)
+            return Judge(version: version, maker: { RewardModel(weights) }, configuration: head.configuration)
+        } catch let error as RewardError {
+            throw JobError.permanent("\(version.reference): \(error.description)")
+        } catch let error as BackboneError {
+            throw JobError.permanent("\(version.reference): \(error.description)")
+        }
+    }
+}
