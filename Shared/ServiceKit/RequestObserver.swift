@@ -16,7 +16,7 @@ struct RequestObserver: RouterMiddleware {
     ) async throws -> Response {
         var context = context
         let start = ContinuousClock.now
-        let identifier = request.headers[Self.requestID].flatMap(Self.acceptable) ?? context.id
+        let identifier = request.headers[Self.requestID].flatMap(Self.acceptable) ?? Self.newID()
         context.logger.logLevel = level
         context.logger[metadataKey: "hb.request.id"] = .string(identifier)
         running.increment()
@@ -42,6 +42,11 @@ struct RequestObserver: RouterMiddleware {
     }
 
     private static let methods: Set<HTTPRequest.Method> = [.get, .head, .post, .put, .patch, .delete, .options]
+
+    private static func newID() -> String {
+        let digits = String(UInt64.random(in: 0...UInt64.max), radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
 
     /// A client's id is taken when it cannot do harm in a log.
     private static func acceptable(_ text: String) -> String? {
