@@ -1,0 +1,136 @@
+public import Tensors
+
+/// A finished latent with what it was generated from.
+public struct RewardClip: Sendable {
+    /// Normalised, noise-free [C,F,H,W].
+    public let latents: Tensor
+    /// [L,D].
+    public let promptEmbeds: Tensor
+    /// [C₂,F,H,W], or nil where the backbone takes none.
+    public let condition: Tensor?
+    /// [I,D], or nil where the backbone takes none.
+    public let imageEmbeds: Tensor?
+
+    /// A clip from its parts; the backbone checks that they fit.
+    public init(latents: Tensor, promptEmbeds: Tensor, condition: Tensor? = nil, imageEmbeds: Tensor? = nil) {
+        self.latents = latents
+        self.promptEmbeds = promptEmbeds
+        self.condition = condition
+        self.imageEmbeds = imageEmbeds
+    }
+
+    /// Clips of one key can stand in one batch.
+    var shapeKey: [Int] {
+        latents.shape + promptEmbeds.shape + (condition?.shape ?? [0]) + (imageEmbeds?.shape ?? [0])
+    }
+}
+
+/// A comparison of two clips of a data set, by their indices.
+public struct RewardPair: Sendable, Equatable {
+    public let a: Int
+    public let b: Int
+    public let outcome: PairOutcome
+    /// Pairs of one cluster (a prompt, or a group of candidates) are not independent: intervals are taken over clusters.
+    public let cluster: Int
+
+    /// A comparison.
+    public init(a: Int, b: Int, outcome: PairOutcome, cluster: Int) {
+        self.a = a
+        self.b = b
+        self.outcome = outcome
+        self.cluster = cluster
+    }
+}
+
+/// Clips, each once, and comparisons of them.
+public struct RewardDataset: Sendable {
+    public let clips: [RewardClip]
+    public let pairs: [RewardPair]
+
+    /// - Throws: `RewardError` for a pair of a clip that is not there, or a clip that is not finite.
+    public init(clips: [RewardClip], pairs: [RewardPair]) throws {
+        for (index, clip) in clips.enumerated() {
+            guard clip.latents.shape.count == 4 else {
+                throw RewardError("clip \(index) has latents \(clip.latents.shape), expected [C,F,H,W]")
+            }
+            guard clip.latents.isFinite, clip.promptEmbeds.isFinite, clip.condition?.isFinite ?? true, clip.imageEmbeds?.isFinite ?? true
+            else { throw RewardError("clip \(index) holds values that are not finite") }
+        }
+        for (index, pair) in pairs.enumerated() where !clips.indices.contains(pair.a) || !clips.indices.contains(pair.b) || pair.a == pair.b
+        {
+            throw RewardError("pair \(index) compares clips \(pair.a) and \(pair.b) of \(clips.count)")
+        }
+        self.clips = clips
+        self.pairs = pairs
+    }
+}
+
+/// Clips that get the same noise, and which of the comparisons it serves.
+///
+/// Both sides of a pair share noise and level (lower variance: the difference is the clips', not the noise's). So clips that are
+/// compared with each other, directly or through others, form a group; a large one is cut into parts of a few clips, and a clip that is
+/// needed in two parts is noised twice, or else a web of comparisons across a whole data set would see a handful of noises only.
+struct NoiseGroups {
+    /// A clip inside a group.
+    struct Unit: Equatable {
+        let clip: Int
+        let group: Int
+    }
+
+    private(set) var units: [Unit] = []
+    /// For each pair, the units of its sides.
+    private(set) var sides: [(a: Int, b: Int)] = []
+    private(set) var count = 0
+
+    static let largest = 16
+
+    init(_ pairs: [RewardPair]) {
+        sides = Array(repeating: (0, 0), count: pairs.count)
+        for members in Self.components(pairs) {
+            var unitOf: [Int: Int] = [:]
+            var group = count
+            count += 1
+            for index in members {
+                let pair = pairs[index]
+                let fresh = [pair.a, pair.b].count { unitOf[$0] == nil }
+                if unitOf.count + fresh > Self.largest {
+                    unitOf = [:]
+                    group = count
+                    count += 1
+                }
+                for clip in [pair.a, pair.b] where unitOf[clip] == nil {
+                    unitOf[clip] = units.count
+                    units.append(Unit(clip: clip, group: group))
+                }
+                sides[index] = (unitOf[pair.a]!, unitOf[pair.b]!)
+            }
+        }
+    }
+
+    /// Indices of pairs by connected component, components and pairs in the order of the data set.
+    private static func components(_ pairs: [RewardPair]) -> [[Int]] {
+        var parent: [Int: Int] = [:]
+        func root(_ clip: Int) -> Int {
+            var node = clip
+            while let next = parent[node], next != node {
+                parent[node] = parent[next] ?? next
+                node = next
+            }
+            return node
+        }
+        for pair in pairs {
+            let (a, b) = (root(pair.a), root(pair.b))
+            parent[a] = parent[a] ?? a
+            parent[b] = min(a, b)
+            parent[a] = min(a, b)
+        }
+        var order: [Int] = []
+        var members: [Int: [Int]] = [:]
+        for (index, pair) in pairs.enumerated() {
+            let root = root(pair.a)
+            if members[root] == nil { order.append(root) }
+            members[root, default: []].append(index)
+        }
+        return order.map { members[$0]! }
+    }
+}
