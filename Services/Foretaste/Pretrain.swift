@@ -29,7 +29,7 @@ enum DemoPretraining {
     ///   - adjust: changes the recipe.
     ///   - progress: called after each step with the number of steps done and the step's loss.
     static func run(
-        output: String, steps: Int = 3000, seed: UInt64 = 1,
+        output: String, steps: Int = 2000, seed: UInt64 = 1,
         adjust: (inout PretrainingConfiguration) -> Void = { _ in }, progress: (_ step: Int, _ loss: Float) -> Void = { _, _ in }
     ) throws -> Summary {
         let started = ContinuousClock.now
