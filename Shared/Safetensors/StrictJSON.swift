@@ -236,7 +236,7 @@ struct StrictJSONParser {
         guard position - start <= 64 else { throw failure("a number with too many digits") }
         let text = String(decoding: bytes[start..<position], as: UTF8.self)
         if whole, let integer = Int(text) { return .integer(integer) }
-        guard !whole || text.count > 15, let number = Double(text), number.isFinite else { throw failure("a number out of range") }
+        guard let number = Double(text), number.isFinite else { throw failure("a number out of range") }
         return .number(number)
     }
 }

@@ -80,6 +80,13 @@ public final class LatentTuner {
     /// The adapter as it is now, to be saved or evaluated.
     public var adapter: LoRAWeights { model.loraWeights! }
 
+    /// The mean energy ratio of the last iterations, 1 before the first. It drifts before the reward is hacked, so it, and not the
+    /// reward, is what to stop on.
+    public func recentEnergyRatio(_ window: Int = 8) -> Float {
+        let recent = records.suffix(window)
+        return recent.isEmpty ? 1 : recent.reduce(0) { $0 + $1.energyRatio } / Float(recent.count)
+    }
+
     /// One iteration. - Throws: `TuningError` when a loss or a gradient stops being finite; the adapter is then as before the half-step.
     @discardableResult
     public func advance() throws -> TuningRecord {
