@@ -57,7 +57,9 @@ public struct ServiceApplication: Sendable {
     /// whole service ends unless `mayEnd`.
     public mutating func addTask(_ name: String, mayEnd: Bool = false, _ body: @escaping @Sendable () async throws -> Void) {
         services.append(
-            .init(service: TaskService(body: body), successTerminationBehavior: mayEnd ? .ignore : .cancelGroup, serviceName: name))
+            .init(
+                service: TaskService(name: name, logger: logger, body: body), successTerminationBehavior: mayEnd ? .ignore : .cancelGroup,
+                serviceName: name))
     }
 
     /// Runs after everything has stopped, last added first: close pools here.
@@ -156,6 +158,8 @@ public struct ServiceApplication: Sendable {
 
 /// Runs a closure until it ends or the shutdown cancels it.
 private struct TaskService: Service {
+    let name: String
+    let logger: Logger
     let body: @Sendable () async throws -> Void
 
     func run() async throws {
@@ -163,6 +167,9 @@ private struct TaskService: Service {
             try await cancelWhenGracefulShutdown(body)
         } catch is CancellationError where Task.isShuttingDownGracefully {
             // That is how it is asked to stop.
+        } catch  where Task.isShuttingDownGracefully {
+            // What it needs may be going down as well, its database for one; a stop that was asked for is no failure.
+            logger.warning("A task ended with an error during the shutdown", metadata: ["task": .string(name), "error": "\(error)"])
         }
     }
 }

@@ -186,6 +186,24 @@ struct ServiceApplicationTests {
         try await serving(application) { _ in }
     }
 
+    @Test("a task that fails while it is being stopped does not turn the stop into a failure")
+    func failureDuringShutdown() async throws {
+        struct Broken: Error {}
+        var application = ServiceApplication(configuration: try configuration(), logger: logger())
+        application.addTask("worker") { do { try await Task.sleep(for: .seconds(100)) } catch { throw Broken() } }
+        application.addTask("once", mayEnd: true) {}
+        try await serving(application) { (probe: Probe) async throws in #expect(try await probe.get("/livez").status == 200) }
+    }
+
+    @Test("help names every variable by the service's own prefix")
+    func help() {
+        let text = ServiceMain.help(
+            program: "foretaste-reward-trainer", service: "reward-trainer", summary: "Trains.", variables: [("FORETASTE_X", "x", "1")])
+        for part in ["Trains.", "FORETASTE_REWARD_TRAINER_LISTEN", "DATABASE_URL", "FORETASTE_X", "FORETASTE_ARTIFACTS_ALLOW"] {
+            #expect(text.contains(part))
+        }
+    }
+
     @Test("a part that fails ends the service with its error, and so does a port that is taken")
     func failure() async throws {
         struct Broken: Error {}
