@@ -41,7 +41,7 @@ struct BestOfNTests {
     }
 
     @Sendable static func scores(_ request: ScoreRequest) -> [Float] {
-        (0..<request.candidates.count).map { request.latents[$0..<$0 + 1].sum() }
+        (0..<request.candidates.count).map { request.latents[$0..<$0 + 1].sum }
     }
 
     @Test func `Winners equal the unpruned trajectories bit for bit, and the passes counted equal the formula`() async throws {
@@ -66,7 +66,7 @@ struct BestOfNTests {
         // The same choice, simulated from the record of the unpruned run.
         for group in 0..<3 {
             let first = group * 8
-            let scores = whole.recorded.mapValues { latents in (first..<first + 8).map { latents[$0..<$0 + 1].sum() } }
+            let scores = whole.recorded.mapValues { latents in (first..<first + 8).map { latents[$0..<$0 + 1].sum } }
             let record = RecordedGroup(scores: scores, quality: Array(repeating: 0, count: 8), isGood: Array(repeating: false, count: 8))
             #expect(record.pick(schedule) == result.winners[group])
         }
@@ -80,7 +80,7 @@ struct BestOfNTests {
             return Self.scores(request)
         }
         let whole = try sampler.run(noise, velocity: Self.velocity).latents
-        let sums = (0..<4).map { whole[$0..<$0 + 1].sum() }
+        let sums = (0..<4).map { whole[$0..<$0 + 1].sum }
         #expect(result.winners == [sums.firstIndex(of: sums.max()!)!])
         #expect(result.forwardPasses == 40)
     }

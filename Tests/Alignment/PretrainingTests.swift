@@ -54,7 +54,7 @@ struct PretrainingTests {
         let noise = EulerSampler.noise(shape: [2, 2, 4, 4], seed: 5, items: 0..<8)
         let velocity = generator.velocity(promptEmbeds: data.promptEmbeds)
         let made = try sampler.run(noise, velocity: velocity).latents
-        for item in 0..<8 { #expect((made[item..<item + 1].sum() > 0) == (item % 2 == 0), "item \(item)") }
+        for item in 0..<8 { #expect((made[item..<item + 1].sum > 0) == (item % 2 == 0), "item \(item)") }
 
         // Pruning a real model's batch changes no bit of the survivors.
         let half = try sampler.run(noise, to: 4, velocity: velocity).latents
