@@ -193,7 +193,8 @@ select queue.define('tune_generator', 'long');
 select queue.define('generate', 'long');
 select queue.define('score_latents', 'long');
 
-create function queue.create_partitions(ahead int default 7) returns int language plpgsql as $$
+-- In UTC, whoever calls it: the days of two time zones overlap.
+create function queue.create_partitions(ahead int default 7) returns int language plpgsql set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
     day date;
@@ -222,6 +223,9 @@ create function queue.prune() returns bigint language plpgsql as $$
 declare
     gone bigint;
 begin
+    if not pg_try_advisory_xact_lock(hashtext('queue.prune')) then
+        return 0;
+    end if;
     perform queue.create_partitions();
     with old as (
         delete from queue.done d using queue.queue q
@@ -327,11 +331,15 @@ $$;
 comment on function queue.stop_worker is 'A worker says good-bye; what it still holds is rescued at the next sweep.';
 
 create function queue.heartbeat(
-    worker bigint, ttl interval, ids bigint[] default '{}', tokens bigint[] default '{}', progress real[] default '{}', messages text[] default '{}',
-    out alive boolean, out cancelled bigint[], out lost bigint[]
+    worker bigint, ttl interval, ids bigint[] default '{}', tokens bigint[] default '{}', moving boolean[] default '{}',
+    progress real[] default '{}', messages text[] default '{}', out alive boolean, out cancelled bigint[], out lost bigint[]
 ) language plpgsql as $$
 #variable_conflict use_column
+declare
+    rung int;
 begin
+    -- A beat that a crash of the server forgets is like one that came late.
+    perform set_config('synchronous_commit', 'off', true);
     update queue.worker w set beat_at = clock_timestamp(), expires_at = clock_timestamp() + heartbeat.ttl,
         backend_pid = a.pid, backend_start = a.backend_start, absent_since = null
     from pg_stat_get_activity(pg_backend_pid()) a
@@ -342,29 +350,42 @@ begin
     if not alive then
         return;
     end if;
-    with held as (
-        update queue.run r set
-            lease_until = clock_timestamp() + q.worker_ttl, updated_at = clock_timestamp(),
-            progress = coalesce(said.progress, r.progress), message = coalesce(said.message, r.message),
-            first_progress = coalesce(r.first_progress, said.progress),
-            first_progress_at = coalesce(r.first_progress_at, case when said.progress is not null then clock_timestamp() end)
-        from unnest(heartbeat.ids, heartbeat.tokens, heartbeat.progress, heartbeat.messages) said (id, token, progress, message)
-        join queue.job j on j.id = said.id and j.token = said.token and j.state = 1
-        join queue.queue q on q.id = j.queue_id
-        where r.job_id = said.id and r.token = said.token
-        returning r.job_id
-    )
-    select coalesce(array_agg(said.id), '{}') into lost
-    from unnest(heartbeat.ids) said (id) where said.id not in (select held.job_id from held);
+    update queue.run r set
+        lease_until = case when said.moving then clock_timestamp() + q.worker_ttl else r.lease_until end, updated_at = clock_timestamp(),
+        progress = coalesce(said.progress, r.progress), message = coalesce(said.message, r.message),
+        first_progress = coalesce(r.first_progress, said.progress),
+        first_progress_at = coalesce(r.first_progress_at, case when said.progress is not null then clock_timestamp() end)
+    from unnest(heartbeat.ids, heartbeat.tokens, heartbeat.moving, heartbeat.progress, heartbeat.messages)
+        said (id, token, moving, progress, message)
+    join queue.job j on j.id = said.id and j.token = said.token and j.state = 1
+    join queue.queue q on q.id = j.queue_id and q.class = 'long'
+    where r.job_id = said.id and r.token = said.token;
     if exists (select from unnest(heartbeat.messages) m where m is not null) then
         perform pg_notify('queue_progress', '');
     end if;
+    select coalesce(array_agg(said.id), '{}') into lost
+    from unnest(heartbeat.ids, heartbeat.tokens) said (id, token)
+    where not exists (select from queue.job j where j.id = said.id and j.token = said.token and j.state = 1);
+    -- Leased to this worker for long, and it knows nothing of them: the answer to a claim was lost, or it gave them up while the
+    -- database was away. No other rule would ever take them from a worker that lives.
+    with unknown as (
+        select j.id, j.queue_id from queue.job j
+        where j.worker_id = heartbeat.worker and j.state = 1 and j.claimed_at < clock_timestamp() - heartbeat.ttl
+            and j.id <> all (heartbeat.ids)
+        for update skip locked
+    ), released as (
+        update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq')
+        from unknown where j.id = unknown.id
+    ), run as (
+        delete from queue.run r using unknown where r.job_id = unknown.id
+    )
+    select count(queue.ring(q.class)) into rung from queue.queue q where q.id in (select unknown.queue_id from unknown);
     select coalesce(array_agg(j.id), '{}') into cancelled
     from queue.job j join queue.run r on r.job_id = j.id
     where j.worker_id = heartbeat.worker and j.state = 1 and r.cancel_requested_at is not null;
 end
 $$;
-comment on function queue.heartbeat is 'Renews a worker''s lease and those of its long runs (ids, tokens, and progress and message where there is news). '
+comment on function queue.heartbeat is 'Renews a worker''s lease, and those of its runs that move; ids and tokens are all the jobs it holds. '
     'Answers whether the worker is still held to be alive, which of its jobs are asked to cancel, and which of the ids are no longer its.';
 
 create function queue.claim(worker bigint, queue text, kind text, up_to int)
@@ -374,6 +395,8 @@ language plpgsql as $$
 declare
     source queue.queue;
 begin
+    -- A claim that a crash of the server forgets leaves the job ready, and its token refuses whoever thought to have it.
+    perform set_config('synchronous_commit', 'off', true);
     select q.* into source from queue.queue q where q.name = claim.queue and q.paused_at is null
         and exists (select from queue.worker w where w.id = claim.worker and w.ended_at is null and w.expires_at > clock_timestamp());
     if not found then

@@ -47,6 +47,7 @@ final class JobRun: Sendable {
     }
 
     var isStopRequested: Bool { inside.withLock { $0.state.stopReason != nil } }
+    var hasLostLease: Bool { inside.withLock { $0.state.stopReason == .leaseLost } }
     var hasNews: Bool { inside.withLock { $0.note.hasNews } }
 
     func report(fraction: Double, message: String) { inside.withLock { $0.note.report(fraction: fraction, message: message, at: .now) } }

@@ -32,11 +32,20 @@ extension JobWorker {
         var prunedAt = ContinuousClock.now - Self.pruneInterval * Double.random(in: 0...1)
         while !isStopped {
             // The sweep is also the ping that notices a lost session before the others believe it.
-            if lease.isBeatDue(at: .now) || runs.values.contains(where: \.hasNews) || controlIsAsked { try await beat(connection) }
+            if lease.isBeatDue(at: .now) || runs.values.contains(where: { $0.settings.isLong && $0.hasNews }) || controlIsAsked {
+                try await beat(connection)
+            }
             let due = try await sweep(connection)
             if ContinuousClock.now - prunedAt >= Self.pruneInterval {
                 prunedAt = .now
-                try await connection.query(Statements.prune)
+                // Over the pool: it may take a while, and nothing must delay the next beat.
+                Task { [client, logger] in
+                    do {
+                        try await client.query(Statements.prune)
+                    } catch {
+                        logger.warning("could not prune finished jobs", metadata: ["error": "\(error)"])
+                    }
+                }
             }
             controlIsAsked = await controlBell.wait(upTo: min(max(due ?? .infinity, 0.02), Self.sweepInterval))
         }
@@ -46,19 +55,18 @@ extension JobWorker {
     private func beat(_ connection: PostgresConnection) async throws {
         guard let workerID else { return try await register(connection) }
         let now = ContinuousClock.now
-        let told = runs.values.filter { run in
-            guard run.settings.isLong else { return false }
-            let movement = run.movement(at: now)
-            if movement == .stuck { run.loseLease() }
-            return movement == .moving
-        }
-        let news = told.map { $0.takeNews() }
+        // Runs that gave up are left out: the database makes their jobs ready again if nobody has done so yet.
+        let held = runs.values.filter { !$0.hasLostLease }
+        let movement = held.map { $0.movement(at: now) }
+        for (run, movement) in zip(held, movement) where movement == .stuck { run.loseLease() }
+        let news = held.map { $0.settings.isLong ? $0.takeNews() : nil }
         do {
             let rows = try await connection.query(
                 Statements.heartbeat,
                 [
-                    .int(workerID), .double(lease.ttl / .seconds(1)), .array(told.map(\.key.id)), .array(told.map(\.key.token)),
-                    .array(news.map { PostgresValue($0?.fraction) }), .array(news.map { $0?.message }),
+                    .int(workerID), .double(lease.ttl / .seconds(1)), .array(held.map(\.key.id)), .array(held.map(\.key.token)),
+                    .array(movement.map { $0 == .moving }), .array(news.map { PostgresValue($0?.fraction) }),
+                    .array(news.map { $0?.message }),
                 ])
             guard let answer = rows.first, try answer["alive"].bool else {
                 logger.warning("this worker was held to be dead; what it runs is dropped", metadata: ["worker": "\(workerID)"])
@@ -69,11 +77,11 @@ extension JobWorker {
             }
             lease.acknowledge(sentAt: now)
             let lost = Set(try answer["lost"].intArray)
-            for run in told where lost.contains(run.key.id) { run.loseLease() }
+            for run in held where lost.contains(run.key.id) { run.loseLease() }
             let cancelled = Set(try answer["cancelled"].intArray)
             for run in runs.values where cancelled.contains(run.key.id) { run.requestStop(.cancelled) }
         } catch {
-            for (run, unsent) in zip(told, news) { if let unsent { run.putBack(unsent) } }
+            for (run, unsent) in zip(held, news) { if let unsent { run.putBack(unsent) } }
             throw error
         }
     }

@@ -18,7 +18,7 @@ public import Postgres
 @PostgresActor
 public final class JobWorker {
     /// How long a shutdown waits for handlers to save their state and stop, before it hands their jobs back regardless.
-    nonisolated static let shutdownGrace = Duration.seconds(20)
+    nonisolated static let shutdownGrace = Duration.seconds(15)
     /// How often one looks for work without having been woken, in seconds, before jitter.
     nonisolated static let shortPoll = 1.0
     nonisolated static let longPoll = 5.0
@@ -90,16 +90,24 @@ public final class JobWorker {
         for run in runs.values { run.requestStop(.shutdown) }
         let deadline = ContinuousClock.now + Self.shutdownGrace
         while !runs.isEmpty, ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.5) }
-        for (key, run) in runs {
-            logger.warning("a job did not stop in time and is handed back", metadata: ["job": "\(key.id)"])
-            run.loseLease()
-            try? await outcomes.release(key)
+        await withTaskGroup { [outcomes] group in
+            for (key, run) in runs {
+                logger.warning("a job did not stop in time and is handed back", metadata: ["job": "\(key.id)"])
+                run.loseLease()
+                group.addTask { try? await outcomes.release(key) }
+            }
         }
         isStopped = true
         controlBell.ring()
         listenTask.cancel()
         watchTask.cancel()
+        // A database that does not answer must not keep the process: its lease runs out by itself.
+        let hurry = Task { [control] in
+            try await Task.sleep(for: .seconds(3))
+            await control.close()
+        }
         await controlTask.value
+        hurry.cancel()
         await control.close()
     }
 
@@ -110,7 +118,7 @@ public final class JobWorker {
 
     private func loadSettings() async throws -> [String: QueueSettings] {
         let names = Set(handlers.map(\.queue)).sorted()
-        // A database that is starting, or not migrated yet, is waited for.
+        // A database that is starting is waited for.
         let rows = try await patiently(for: .seconds(60)) { [client] in try await client.query(Statements.settings, [.array(names)]) }
         var settings: [String: QueueSettings] = [:]
         for row in rows {

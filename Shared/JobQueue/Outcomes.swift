@@ -72,7 +72,7 @@ struct Outcomes: Sendable {
 
     /// Hands a job back unfinished.
     func release(_ key: JobRun.Key) async throws {
-        try await patiently(for: .seconds(5)) { _ = try await client.query(Statements.release, [.int(key.id), .int(key.token)]) }
+        try await patiently(for: .seconds(3)) { _ = try await client.query(Statements.release, [.int(key.id), .int(key.token)]) }
     }
 
     /// Says that a cancelled job has stopped.

@@ -29,7 +29,7 @@ enum Statements {
     static let register = "select queue.register_worker($1, $2, $3, $4 * interval '1 second') as id"
     static let heartbeat = """
         select alive, cancelled, lost
-        from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::real[], $6::text[])
+        from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::boolean[], $6::real[], $7::text[])
         """
     static let sweep = "select rescued, promoted, fired, extract(epoch from next_due - clock_timestamp())::float8 as due from queue.sweep()"
     static let prune = "select queue.prune()"

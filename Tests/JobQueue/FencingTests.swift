@@ -137,6 +137,29 @@ extension JobQueueDatabaseTests {
             }
         }
 
+        @Test func aJobWhoseWorkerNeverHeardThatItHasItIsHandedBack() async throws {
+            try await withQueue { queue, database in
+                try await database.client.query("select queue.define('quick', 'short', worker_ttl => '2 seconds')")
+                try await withWorkers(1, database, [JobHandler(kind: "quick") { insertEffect($0) }]) {
+                    try await eventually("the worker is there") {
+                        try await database.client.integer("select count(*) from queue.worker") == 1
+                    }
+                    // The claim is committed, and its answer lost on the way.
+                    try await queue.pause("quick")
+                    // A claim that had begun before the pause may still end.
+                    try await Task.sleep(for: .milliseconds(300))
+                    let id = try await queue.enqueue(kind: "quick")
+                    try await database.client.execute(
+                        """
+                        update queue.queue set paused_at = null where name = 'quick';
+                        select * from queue.claim((select id from queue.worker), 'quick', 'quick', 1)
+                        """)
+                    let job = try await queue.finished(id)
+                    #expect(job.state == .succeeded && job.attempt == 2 && job.rescues == 0, "\(job.json)")
+                }
+            }
+        }
+
         @Test func aJobThatKillsItsWorkersIsACrashLoop() async throws {
             try await withQueue { queue, database in
                 try await database.client.query("select queue.define('quick', 'short', max_rescues => 2)")
