@@ -1,0 +1,11 @@
+import ServiceKit
+
+/// `foretaste-ingest`.
+@main
+struct IngestMain {
+    static func main() async {
+        await ServiceMain.run(
+            service: IngestService.name, summary: IngestService.summary, variables: IngestConfiguration.variables, IngestService.application
+        )
+    }
+}

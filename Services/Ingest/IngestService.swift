@@ -1,0 +1,62 @@
+import Artifacts
+import JobQueue
+import Logging
+import Postgres
+import Preferences
+import ServiceKit
+
+/// Ingest put together: the HTTP side, the verification worker, and the search for verifications that got lost.
+enum IngestService {
+    static let name = "ingest"
+    static let summary = "Takes preference pairs over HTTP, verifies their artifacts, and makes them usable or says why not."
+    /// How often lost verifications are looked for.
+    static let rescueInterval: Duration = .seconds(30)
+
+    static func application(_ service: ServiceConfiguration, _ logger: Logger) async throws -> ServiceApplication {
+        let configuration = try IngestConfiguration(service.environment)
+        let client = PostgresClient(
+            configuration: PostgresConfiguration(url: try service.requireDatabaseURL()), maximumConnections: 8, applicationName: name,
+            logger: logger)
+        let store = PreferenceStore(client: client)
+        let verifier = PairVerifier(
+            fetcher: try fetcher(service, logger), registry: ModelRegistry(client: client), artifactLimit: configuration.artifactLimit,
+            logger: logger)
+        let job = VerificationJob(
+            store: store, verifier: verifier, fetchLog: ArtifactFetchLog(client: client), configuration: configuration, logger: logger)
+        let worker = JobWorker(client: client, service: name, handlers: [job.handler], logger: logger)
+
+        var application = ServiceApplication(configuration: service, logger: logger)
+        application.addReadinessCheck("database") {
+            guard try await client.query("select to_regclass('preferences.pair') is not null as ready")[0]["ready"].bool else {
+                throw ConfigurationError(variable: "DATABASE_URL", problem: "names a database without our tables; run `foretaste migrate`")
+            }
+        }
+        application.addRoutes { IngestRoutes(store: store, configuration: configuration).add(to: $0) }
+        application.addTask("verification") { try await worker.run() }
+        application.addTask("rescue") {
+            while true {
+                try await Task.sleep(for: rescueInterval)
+                do {
+                    let lost = try await store.rescueLostVerifications()
+                    if lost > 0 { logger.warning("Verifications were lost and queued again", metadata: ["pairs": "\(lost)"]) }
+                } catch let error as PostgresError {
+                    logger.warning("Lost verifications could not be looked for", metadata: ["error": "\(error)"])
+                }
+            }
+        }
+        application.onShutdown { await client.close() }
+        return application
+    }
+
+    /// Fetches what the operator allowed, and what this system stored itself.
+    static func fetcher(_ service: ServiceConfiguration, _ logger: Logger) throws -> ArtifactFetcher {
+        do {
+            return try ArtifactFetcher(
+                allow: service.artifactsAllow + [service.artifactsStore].filter { $0.hasPrefix("http") },
+                fileRoots: service.artifactsFileRoots,
+                cache: service.artifactsCache, maximumBytes: service.artifactsMaximumBytes, logger: logger)
+        } catch let error as ArtifactError {
+            throw ConfigurationError(variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "cannot be used: \(error)")
+        }
+    }
+}

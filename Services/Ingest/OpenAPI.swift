@@ -1,0 +1,249 @@
+/// The description of the HTTP side that `/openapi.json` serves: OpenAPI 3.1, examples included. A test keeps it and the routes together.
+enum OpenAPI {
+    static let document = #"""
+        {
+          "openapi": "3.1.0",
+          "info": {
+            "title": "Foretaste ingest",
+            "version": "1.0.0",
+            "description": "Preference pairs in: two latents by URL and digest, a prompt, an outcome. A pair is `received` when it is posted, and `usable` or `quarantined` after a job has fetched and checked its artifacts."
+          },
+          "servers": [{"url": "/"}],
+          "paths": {
+            "/v1/preferences": {
+              "post": {
+                "operationId": "postPreferences",
+                "summary": "Post one pair, or many as NDJSON",
+                "description": "`source` and `external_id` are the pair's key: the same pair again is a replay, another content under the same key a conflict. In a bulk body every line stands alone; sending the whole body again is safe.",
+                "requestBody": {
+                  "required": true,
+                  "content": {
+                    "application/json": {
+                      "schema": {"$ref": "#/components/schemas/NewPair"},
+                      "examples": {"pair": {"value": EXAMPLE}}
+                    },
+                    "application/x-ndjson": {
+                      "schema": {"type": "string", "description": "One NewPair a line; blank lines are skipped."},
+                      "examples": {"pairs": {"value": "{\"source\":\"studio\",\"external_id\":\"42\",…}\n{\"source\":\"studio\",\"external_id\":\"43\",…}\n"}}
+                    }
+                  }
+                },
+                "responses": {
+                  "200": {
+                    "description": "One pair that was posted before, or a bulk body all of whose lines were accepted",
+                    "content": {
+                      "application/json": {
+                        "schema": {"oneOf": [{"$ref": "#/components/schemas/Posted"}, {"$ref": "#/components/schemas/BulkResult"}]},
+                        "examples": {
+                          "replay": {"value": {"id": "pair_0f3a", "state": "usable"}},
+                          "bulk": {"value": {"counts": {"created": 2, "replayed": 0, "rejected": 0}, "results": [{"line": 1, "status": 201, "id": "pair_0f3a"}, {"line": 2, "status": 201, "id": "pair_77b1"}]}}
+                        }
+                      }
+                    }
+                  },
+                  "201": {
+                    "description": "The pair is stored and its verification queued",
+                    "headers": {"Location": {"schema": {"type": "string"}, "example": "/v1/preferences/pair_0f3a"}},
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Posted"}, "examples": {"created": {"value": {"id": "pair_0f3a", "state": "received"}}}}}
+                  },
+                  "207": {
+                    "description": "A bulk body some of whose lines were accepted",
+                    "content": {
+                      "application/json": {
+                        "schema": {"$ref": "#/components/schemas/BulkResult"},
+                        "examples": {"mixed": {"value": {"counts": {"created": 1, "replayed": 0, "rejected": 1}, "results": [{"line": 1, "status": 201, "id": "pair_0f3a"}, {"line": 2, "status": 422, "errors": [{"pointer": "/outcome", "detail": "expected one of a, b, tie; found 'left'"}]}]}}}
+                      }
+                    }
+                  },
+                  "409": {
+                    "description": "The key belongs to a pair with another content",
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"conflict": {"value": {"type": "about:blank", "title": "Conflict", "status": 409, "detail": "source and external_id name the pair pair_0f3a, which was posted with another content. Was the key used twice?", "errors": [{"pointer": "/outcome", "detail": "differs from the pair pair_0f3a, which has the same source and external_id"}]}}}}}
+                  },
+                  "413": {"$ref": "#/components/responses/Problem"},
+                  "415": {"$ref": "#/components/responses/Problem"},
+                  "422": {
+                    "description": "The content is wrong, place by place; for a bulk body, no line was accepted",
+                    "content": {
+                      "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"digest": {"value": {"type": "about:blank", "title": "The content is not valid", "status": 422, "detail": "/a/sha256: is required", "errors": [{"pointer": "/a/sha256", "detail": "is required"}]}}}},
+                      "application/json": {"schema": {"$ref": "#/components/schemas/BulkResult"}}
+                    }
+                  },
+                  "503": {"$ref": "#/components/responses/Problem"}
+                }
+              },
+              "get": {
+                "operationId": "listPreferences",
+                "summary": "List pairs, oldest first",
+                "parameters": [
+                  {"name": "state", "in": "query", "schema": {"$ref": "#/components/schemas/State"}, "example": "usable"},
+                  {"name": "dimension", "in": "query", "schema": {"type": "string"}, "example": "overall"},
+                  {"name": "source", "in": "query", "schema": {"type": "string"}, "example": "studio"},
+                  {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}},
+                  {"name": "cursor", "in": "query", "description": "`next` of the page before", "schema": {"type": "string"}}
+                ],
+                "responses": {
+                  "200": {
+                    "description": "A page",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}, "examples": {"page": {"value": {"items": [STORED], "next": null}}}}}
+                  },
+                  "400": {"$ref": "#/components/responses/Problem"},
+                  "503": {"$ref": "#/components/responses/Problem"}
+                }
+              }
+            },
+            "/v1/preferences/summary": {
+              "get": {
+                "operationId": "summarizePreferences",
+                "summary": "How many pairs are in each state",
+                "responses": {
+                  "200": {
+                    "description": "Counts",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}, "examples": {"counts": {"value": {"received": 0, "usable": 1437, "quarantined": 3}}}}}
+                  },
+                  "503": {"$ref": "#/components/responses/Problem"}
+                }
+              }
+            },
+            "/v1/preferences/{id}": {
+              "get": {
+                "operationId": "getPreference",
+                "summary": "One pair as posted, with its state and the reason for it",
+                "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"}],
+                "responses": {
+                  "200": {
+                    "description": "The pair",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Pair"}, "examples": {"pair": {"value": STORED}}}}
+                  },
+                  "404": {"$ref": "#/components/responses/Problem"},
+                  "503": {"$ref": "#/components/responses/Problem"}
+                }
+              }
+            }
+          },
+          "components": {
+            "responses": {
+              "Problem": {
+                "description": "What is wrong, as RFC 9457 describes it",
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+              }
+            },
+            "schemas": {
+              "State": {"type": "string", "enum": ["received", "usable", "quarantined"]},
+              "Artifact": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["url", "sha256"],
+                "properties": {
+                  "url": {"type": "string", "maxLength": 8192, "description": "file:, http:, https: or s3:; what may be fetched is the operator's allow-list"},
+                  "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
+                }
+              },
+              "NewPair": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["source", "external_id", "prompt", "dimension", "outcome", "rater", "a", "b"],
+                "properties": {
+                  "source": {"type": "string", "minLength": 1, "maxLength": SOURCE},
+                  "external_id": {"type": "string", "minLength": 1, "maxLength": KEY},
+                  "prompt": {"type": "string", "minLength": 1, "maxLength": PROMPT},
+                  "dimension": {"type": "string", "maxLength": DIMENSION, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$"},
+                  "outcome": {"type": "string", "enum": ["a", "b", "tie"]},
+                  "rater": {"type": "string", "minLength": 1, "maxLength": RATER},
+                  "a": {"$ref": "#/components/schemas/Artifact"},
+                  "b": {"$ref": "#/components/schemas/Artifact"}
+                }
+              },
+              "Pair": {
+                "type": "object",
+                "required": ["id", "state", "reason", "source", "external_id", "prompt", "dimension", "outcome", "rater", "a", "b"],
+                "properties": {
+                  "id": {"type": "string"},
+                  "state": {"$ref": "#/components/schemas/State"},
+                  "reason": {"type": ["string", "null"], "description": "Why a pair is quarantined: the field and the likely cause"},
+                  "source": {"type": "string"},
+                  "external_id": {"type": "string"},
+                  "prompt": {"type": "string"},
+                  "dimension": {"type": "string"},
+                  "outcome": {"type": "string", "enum": ["a", "b", "tie"]},
+                  "rater": {"type": "string"},
+                  "a": {"$ref": "#/components/schemas/Artifact"},
+                  "b": {"$ref": "#/components/schemas/Artifact"}
+                }
+              },
+              "Posted": {
+                "type": "object",
+                "required": ["id", "state"],
+                "properties": {"id": {"type": "string"}, "state": {"$ref": "#/components/schemas/State"}}
+              },
+              "BulkResult": {
+                "type": "object",
+                "required": ["counts", "results"],
+                "properties": {
+                  "counts": {
+                    "type": "object",
+                    "required": ["created", "replayed", "rejected"],
+                    "properties": {"created": {"type": "integer"}, "replayed": {"type": "integer"}, "rejected": {"type": "integer"}}
+                  },
+                  "results": {
+                    "type": "array",
+                    "items": {
+                      "type": "object",
+                      "required": ["line", "status"],
+                      "properties": {
+                        "line": {"type": "integer", "minimum": 1},
+                        "status": {"type": "integer", "enum": [200, 201, 409, 422]},
+                        "id": {"type": "string"},
+                        "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}}
+                      }
+                    }
+                  }
+                }
+              },
+              "Page": {
+                "type": "object",
+                "required": ["items", "next"],
+                "properties": {
+                  "items": {"type": "array", "items": {"$ref": "#/components/schemas/Pair"}},
+                  "next": {"type": ["string", "null"]}
+                }
+              },
+              "Summary": {
+                "type": "object",
+                "required": ["received", "usable", "quarantined"],
+                "properties": {"received": {"type": "integer"}, "usable": {"type": "integer"}, "quarantined": {"type": "integer"}}
+              },
+              "FieldError": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {"pointer": {"type": "string", "description": "RFC 6901; empty for the whole document"}, "detail": {"type": "string"}}
+              },
+              "Problem": {
+                "type": "object",
+                "required": ["type", "title", "status"],
+                "properties": {
+                  "type": {"type": "string"},
+                  "title": {"type": "string"},
+                  "status": {"type": "integer"},
+                  "detail": {"type": "string"},
+                  "instance": {"type": "string"},
+                  "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}}
+                }
+              }
+            }
+          }
+        }
+        """#
+        .replacing("EXAMPLE", with: "{" + posted + "}")
+        .replacing("STORED", with: #"{"id": "pair_0f3a", "state": "usable", "reason": null, "# + posted + "}")
+        .replacing("SOURCE", with: "\(PairDecoder.sourceLimit)")
+        .replacing("KEY", with: "\(PairDecoder.keyLimit)")
+        .replacing("PROMPT", with: "\(PairDecoder.promptLimit)")
+        .replacing("DIMENSION", with: "\(PairDecoder.dimensionLimit)")
+        .replacing("RATER", with: "\(PairDecoder.raterLimit)")
+
+    private static let posted = #"""
+        "source": "studio", "external_id": "42", "prompt": "red diamond moving right", "dimension": "overall", "outcome": "a", "rater": "r1", \#
+        "a": {"url": "http://127.0.0.1:9000/latents/a.safetensors", "sha256": "\#(String(repeating: "a1", count: 32))"}, \#
+        "b": {"url": "http://127.0.0.1:9000/latents/b.safetensors", "sha256": "\#(String(repeating: "b2", count: 32))"}
+        """#
+}

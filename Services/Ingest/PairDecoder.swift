@@ -1,0 +1,188 @@
+import Artifacts
+import Foundation
+import Preferences
+import ServiceKit
+
+/// Reads one posted pair strictly: every problem is named by the JSON Pointer of its field, all of them at once.
+struct PairDecoder: Sendable {
+    /// Limits in bytes of UTF-8.
+    static let sourceLimit = 200
+    static let keyLimit = 500
+    static let promptLimit = 100_000
+    static let dimensionLimit = 64
+    static let raterLimit = 200
+    /// A document with many unknown fields is not worth an answer of the same size.
+    static let unknownLimit = 10
+
+    private static let fields = ["source", "external_id", "prompt", "dimension", "outcome", "rater", "a", "b"]
+    private static let sideFields = ["url", "sha256"]
+    /// Allows nothing, and so tells a URL that is malformed from one that is only forbidden. The latter is the verifier's business.
+    private let syntax: ArtifactPolicy
+
+    init() {
+        // An empty list has nothing that could be malformed.
+        syntax = try! ArtifactPolicy(allow: [])
+    }
+
+    enum Result {
+        case pair(NewPair)
+        case errors([ProblemDocument.FieldError])
+    }
+
+    func decode(_ json: some Collection<UInt8>) -> Result {
+        let parsed: Any
+        do {
+            parsed = try JSONSerialization.jsonObject(with: Data(json), options: .fragmentsAllowed)
+        } catch {
+            return .errors([.init(pointer: "", detail: "is not valid JSON: \(Self.explanation(error))")])
+        }
+        guard let object = parsed as? [String: Any] else {
+            return .errors([.init(pointer: "", detail: "expected a JSON object, found \(Self.kind(parsed))")])
+        }
+        return decode(object)
+    }
+
+    private func decode(_ object: [String: Any]) -> Result {
+        var problems = Problems()
+        let source = name(object, "source", limit: Self.sourceLimit, &problems)
+        let key = name(object, "external_id", limit: Self.keyLimit, &problems)
+        let prompt = text(object, "prompt", at: "/prompt", limit: Self.promptLimit, &problems)
+        let dimension = dimension(object, &problems)
+        let outcome = outcome(object, &problems)
+        let rater = name(object, "rater", limit: Self.raterLimit, &problems)
+        let a = side(object, "a", &problems)
+        let b = side(object, "b", &problems)
+        problems.unknown(object, known: Self.fields, at: "")
+        guard problems.errors.isEmpty, let source, let key, let prompt, let dimension, let outcome, let rater, let a, let b else {
+            return .errors(problems.errors)
+        }
+        return .pair(
+            NewPair(source: source, externalID: key, prompt: prompt, dimension: dimension, outcome: outcome, rater: rater, a: a, b: b))
+    }
+
+    private func dimension(_ object: [String: Any], _ problems: inout Problems) -> String? {
+        guard let text = text(object, "dimension", at: "/dimension", limit: Self.dimensionLimit, &problems) else { return nil }
+        guard text.wholeMatch(of: /[A-Za-z0-9][A-Za-z0-9_.-]*/) != nil else {
+            problems.add(
+                "/dimension", "expected letters, digits, '_', '.' and '-', such as overall, vq, mq or ta; found \(Self.shown(text))")
+            return nil
+        }
+        return text
+    }
+
+    private func outcome(_ object: [String: Any], _ problems: inout Problems) -> Outcome? {
+        guard let text = text(object, "outcome", at: "/outcome", limit: 100, &problems) else { return nil }
+        guard let outcome = Outcome(rawValue: text) else {
+            problems.add("/outcome", "expected one of a, b, tie; found \(Self.shown(text))")
+            return nil
+        }
+        return outcome
+    }
+
+    private func side(_ object: [String: Any], _ field: String, _ problems: inout Problems) -> PairSide? {
+        guard let value = object[field], !(value is NSNull) else {
+            problems.add("/\(field)", "is required: an object with url and sha256")
+            return nil
+        }
+        guard let side = value as? [String: Any] else {
+            problems.add("/\(field)", "expected an object with url and sha256, found \(Self.kind(value))")
+            return nil
+        }
+        let url = url(side, at: "/\(field)/url", &problems)
+        let digest = digest(side, at: "/\(field)/sha256", &problems)
+        problems.unknown(side, known: Self.sideFields, at: "/\(field)")
+        guard let url, let digest else { return nil }
+        return PairSide(url: url, sha256: digest)
+    }
+
+    private func url(_ side: [String: Any], at pointer: String, _ problems: inout Problems) -> String? {
+        guard let text = text(side, "url", at: pointer, limit: 8192, &problems) else { return nil }
+        do {
+            try syntax.check(text)
+        } catch ArtifactError.invalid(_, let reason) {
+            problems.add(pointer, "expected a file:, http:, https: or s3: URL; \(reason)")
+            return nil
+        } catch {
+            // Forbidden by the empty list, so well-formed.
+        }
+        return text
+    }
+
+    private func digest(_ side: [String: Any], at pointer: String, _ problems: inout Problems) -> String? {
+        guard let text = text(side, "sha256", at: pointer, limit: 200, &problems) else { return nil }
+        guard text.utf8.count == 64, text.utf8.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit }) else {
+            problems.add(pointer, "expected the SHA-256 of the file's bytes as 64 hexadecimal digits; found \(Self.shown(text))")
+            return nil
+        }
+        return text.lowercased()
+    }
+
+    /// A text that identifies something: no control characters.
+    private func name(_ object: [String: Any], _ field: String, limit: Int, _ problems: inout Problems) -> String? {
+        guard let text = text(object, field, at: "/\(field)", limit: limit, &problems) else { return nil }
+        guard !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else {
+            problems.add("/\(field)", "has a control character")
+            return nil
+        }
+        return text
+    }
+
+    private func text(
+        _ object: [String: Any], _ field: String, at pointer: String, limit: Int, _ problems: inout Problems
+    ) -> String? {
+        guard let value = object[field], !(value is NSNull) else {
+            problems.add(pointer, "is required")
+            return nil
+        }
+        guard let text = value as? String else {
+            problems.add(pointer, "expected a string, found \(Self.kind(value))")
+            return nil
+        }
+        guard !text.isEmpty else {
+            problems.add(pointer, "is empty")
+            return nil
+        }
+        guard text.utf8.count <= limit else {
+            problems.add(pointer, "has \(text.utf8.count) bytes, more than the \(limit) that are accepted")
+            return nil
+        }
+        guard !text.utf8.contains(0) else {
+            problems.add(pointer, "has a NUL character")
+            return nil
+        }
+        return text
+    }
+
+    private struct Problems {
+        var errors: [ProblemDocument.FieldError] = []
+
+        mutating func add(_ pointer: String, _ detail: String) { errors.append(.init(pointer: pointer, detail: detail)) }
+
+        mutating func unknown(_ object: [String: Any], known: [String], at parent: String) {
+            let strangers = object.keys.filter { !known.contains($0) }.sorted()
+            for field in strangers.prefix(PairDecoder.unknownLimit) {
+                let step = String(field.prefix(100)).replacing("~", with: "~0").replacing("/", with: "~1")
+                add("\(parent)/\(step)", "is not a field that is known here; known are \(known.joined(separator: ", "))")
+            }
+        }
+    }
+
+    private static func shown(_ text: String) -> String { "'\(text.prefix(80))'" }
+
+    private static func kind(_ value: Any) -> String {
+        switch value {
+        case is NSNull: "null"
+        case is String: "a string"
+        case is [String: Any]: "an object"
+        case is [Any]: "an array"
+        // Foundation on Linux hands booleans out as numbers; only their Objective-C type tells them apart.
+        case let number as NSNumber: String(cString: number.objCType) == "c" ? "a boolean" : "a number"
+        default: "something else"
+        }
+    }
+
+    private static func explanation(_ error: any Error) -> String {
+        let text = (error as NSError).userInfo[NSDebugDescriptionErrorKey] as? String
+        return text.map { String($0.prefix(200)) } ?? "it ends early, or has a character that JSON does not have there"
+    }
+}

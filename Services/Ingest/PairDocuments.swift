@@ -1,0 +1,96 @@
+import Foundation
+import Preferences
+import ServiceKit
+
+/// A stored pair as clients see it: what they posted, with our id, state and reason.
+struct PairDocument: Encodable {
+    let pair: PreferencePair
+
+    enum Keys: String, CodingKey {
+        case id, state, reason, source
+        case externalID = "external_id"
+        case prompt, dimension, outcome, rater, a, b
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Keys.self)
+        let posted = pair.pair
+        try container.encode(pair.id, forKey: .id)
+        try container.encode(pair.state, forKey: .state)
+        // Null is said, not left out: a client can rely on the key.
+        try container.encode(pair.reason, forKey: .reason)
+        try container.encode(posted.source, forKey: .source)
+        try container.encode(posted.externalID, forKey: .externalID)
+        try container.encode(posted.prompt, forKey: .prompt)
+        try container.encode(posted.dimension, forKey: .dimension)
+        try container.encode(posted.outcome, forKey: .outcome)
+        try container.encode(posted.rater, forKey: .rater)
+        try container.encode(posted.a, forKey: .a)
+        try container.encode(posted.b, forKey: .b)
+    }
+}
+
+/// A page of pairs.
+struct PageDocument: Encodable {
+    let page: PairPage
+
+    enum Keys: CodingKey { case items, next }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Keys.self)
+        try container.encode(page.items.map(PairDocument.init), forKey: .items)
+        try container.encode(page.next, forKey: .next)
+    }
+}
+
+/// The answer to one posted pair.
+struct PostedDocument: Encodable {
+    let id: String
+    let state: PairState
+}
+
+/// The answer to a bulk post.
+struct BulkDocument: Encodable {
+    struct Counts: Encodable {
+        var created = 0
+        var replayed = 0
+        var rejected = 0
+    }
+
+    struct Line: Encodable {
+        let line: Int
+        let status: Int
+        var id: String?
+        var errors: [ProblemDocument.FieldError]?
+    }
+
+    var counts = Counts()
+    var results: [Line] = []
+
+    mutating func add(_ line: Line) {
+        switch line.status {
+        case 201: counts.created += 1
+        case 200: counts.replayed += 1
+        default: counts.rejected += 1
+        }
+        results.append(line)
+    }
+
+    /// 200 when every line was accepted, 422 when none was, 207 in between.
+    var status: Int {
+        if counts.created + counts.replayed == 0 { return 422 }
+        return counts.rejected == 0 ? 200 : 207
+    }
+}
+
+/// JSON as it goes out.
+func documentBytes(_ document: some Encodable) throws -> Data {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    return try encoder.encode(document)
+}
+
+/// What a client is told about a key that is taken.
+func conflictErrors(_ pointers: [String], id: String) -> [ProblemDocument.FieldError] {
+    pointers.map { .init(pointer: $0, detail: "differs from the pair \(id), which has the same source and external_id") }
+}
