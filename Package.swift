@@ -82,6 +82,9 @@ let package = Package(
         .target(name: "Preferences", dependencies: ["Postgres", "JobQueue", log], path: "Shared/Preferences", swiftSettings: settings),
 
         // Services: thin; they join the three.
+        .target(
+            name: "ArtifactServer", dependencies: ["Artifacts", "ServiceKit", hummingbird, log], path: "Services/Foretaste/ArtifactServer",
+            swiftSettings: settings),
         .executableTarget(
             name: "Ingest",
             dependencies: [
@@ -110,7 +113,7 @@ let package = Package(
             name: "Foretaste",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "DemoWorld", "Artifacts", "Postgres",
-                "Migrations", "JobQueue", "Preferences", "ServiceKit", "CSpawn", arguments, hummingbird, log, lifecycle,
-            ], path: "Services/Foretaste", swiftSettings: settings),
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "ArtifactServer", "CCurl", arguments, log,
+            ], path: "Services/Foretaste", exclude: ["ArtifactServer"], swiftSettings: settings),
     ]
 )

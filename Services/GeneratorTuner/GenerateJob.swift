@@ -86,7 +86,7 @@ struct GenerateJob {
 
         var state = try await context.lastCheckpoint(name: "generate")?.state(as: State.self)
             ?? State(prompts: 0, forwardPasses: 0, judgePasses: 0, outputs: [])
-        let weights = model.replica().frozen()
+        let weights = model.weights.merged()
         let groups = max(1, Self.portion / candidates)
         while state.prompts < prompts.count {
             try context.checkCancellation()

@@ -14,7 +14,7 @@ enum GeneratorTunerService {
         let client = PostgresClient(
             configuration: PostgresConfiguration(url: try configuration.requireDatabaseURL()), maximumConnections: 4, applicationName: name,
             logger: logger)
-        logger.info("Computing on", metadata: ["machine": .string(Machine.description)])
+        logger.info("Computing on", metadata: ["machine": .string(machine)])
         let inputs = try JobInputs(configuration: configuration, client: client, logger: logger)
         let worker = JobWorker(
             client: client, service: name,

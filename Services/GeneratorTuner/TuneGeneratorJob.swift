@@ -3,6 +3,7 @@ import Artifacts
 import Backbones
 import Foundation
 import JobQueue
+import Logging
 import Preferences
 import Safetensors
 import Tensors
@@ -95,7 +96,7 @@ struct TuneGeneratorJob {
                 let stored = try await inputs.store.put(try LoRAFile.data(session.adapter))
                 waypoints.append(Waypoint(iteration: target, url: stored.url, sha256: stored.sha256, bytes: stored.bytes))
             }
-            let state = try await inputs.store.put(try session.state())
+            let state = try await inputs.store.put(session.state())
             try await context.checkpoint(
                 step: Int64(session.iteration), state: State(waypoints: waypoints),
                 artifact: JobArtifact(url: state.url, sha256: state.sha256, bytes: Int64(state.bytes)), name: "tune")

@@ -1,5 +1,6 @@
 import Alignment
 import Backbones
+import Safetensors
 import Synchronization
 import Tensors
 
@@ -18,7 +19,8 @@ final class TuningSession: Sendable {
     ) throws {
         let made =
             if let state {
-                try LatentTuner(resuming: state, generator: generator, data: data, judge: judge, configuration: configuration)
+                try LatentTuner(
+                    generator: generator, data: data, judge: judge, configuration: configuration, resuming: SafetensorsFile(data: state))
             } else {
                 try LatentTuner(generator: generator, data: data, judge: judge, configuration: configuration)
             }
@@ -40,5 +42,5 @@ final class TuningSession: Sendable {
     }
 
     /// The whole state, for a checkpoint.
-    func state() throws -> [UInt8] { try tuner.withLock { try $0.tuner.state() } }
+    func state() -> [UInt8] { tuner.withLock { $0.tuner.stateData } }
 }

@@ -81,7 +81,7 @@ struct JobsCommand: AsyncParsableCommand {
                 let queue = JobQueue(client: client)
                 let id = try await queue.enqueue(kind: kind, json: arguments, dedupeKey: dedupeKey)
                 print(id)
-                fflush(stdout)
+                fflush(nil)
                 guard wait else { return }
                 let terminal = Terminal()
                 let started = Date()

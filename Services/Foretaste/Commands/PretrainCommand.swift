@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import Tensors
 
 /// `foretaste pretrain`: how the demo's own generator was made.
 struct PretrainCommand: AsyncParsableCommand {
@@ -10,7 +11,7 @@ struct PretrainCommand: AsyncParsableCommand {
             The committed generator was made with the defaults.
             """)
     @Option(help: "The folder to write; made if missing.") var output: String
-    @Option(help: "Training steps of 40 clips.") var steps = 3000
+    @Option(help: "Training steps of 40 clips.") var steps = 2000
     @Option(help: "Seed of weights, clips and noise.") var seed: UInt64 = 1
 
     func validate() throws {
@@ -19,8 +20,11 @@ struct PretrainCommand: AsyncParsableCommand {
 
     func run() async throws {
         let terminal = Terminal()
-        let summary = try await PretrainRun.run(output: output, steps: steps, seed: seed) { step, loss in
-            if step % 10 == 0 { terminal.progress("pretraining", Double(step) / Double(steps), String(format: "loss %.4f", loss)) }
+        let (output, steps, seed) = (output, steps, seed)
+        let summary = try await NumericThreads.run {
+            try DemoPretraining.run(output: output, steps: steps, seed: seed, progress: { step, loss in
+                if step % 10 == 0 { terminal.progress("pretraining", Double(step) / Double(steps), String(format: "loss %.4f", loss)) }
+            })
         }
         terminal.finished("pretraining", seconds: summary.seconds, String(format: "final loss %.4f", summary.finalLoss))
         print(output)

@@ -1,6 +1,7 @@
 import Artifacts
 import DemoWorld
 import Foundation
+import JobQueue
 import Safetensors
 import Tensors
 

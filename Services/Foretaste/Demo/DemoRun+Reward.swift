@@ -3,6 +3,7 @@ import Artifacts
 import Backbones
 import DemoWorld
 import Foundation
+import JobQueue
 import Preferences
 import Rewards
 import Tensors

@@ -4,6 +4,7 @@ import Backbones
 import DemoWorld
 import Diffusion
 import Foundation
+import JobQueue
 import Preferences
 import Rewards
 import Tensors

@@ -32,7 +32,7 @@ final class DemoRun {
         sampler = try DemoSampler(folder: output + "/generator", settings: settings)
         world = sampler.world
         figures.seed = Int(settings.seed)
-        figures.machine = Machine.description
+        figures.machine = machine
     }
 
     func run() async throws {
