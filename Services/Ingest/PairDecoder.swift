@@ -1,6 +1,6 @@
 import Artifacts
-import Foundation
 import Preferences
+import Safetensors
 import ServiceKit
 
 /// Reads one posted pair strictly: every problem is named by the JSON Pointer of its field, all of them at once.
@@ -30,19 +30,19 @@ struct PairDecoder: Sendable {
     }
 
     func decode(_ json: some Collection<UInt8>) -> Result {
-        let parsed: Any
+        let object: StrictJSON
         do {
-            parsed = try JSONSerialization.jsonObject(with: Data(json), options: .fragmentsAllowed)
+            object = try StrictJSON.parse(Array(json))
         } catch {
-            return .errors([.init(pointer: "", detail: "is not valid JSON: \(Self.explanation(error))")])
+            return .errors([.init(pointer: "", detail: "is not valid JSON. \(error)")])
         }
-        guard let object = parsed as? [String: Any] else {
-            return .errors([.init(pointer: "", detail: "expected a JSON object, found \(Self.kind(parsed))")])
+        guard case .object = object else {
+            return .errors([.init(pointer: "", detail: "expected a JSON object, found \(object.kind)")])
         }
         return decode(object)
     }
 
-    private func decode(_ object: [String: Any]) -> Result {
+    private func decode(_ object: StrictJSON) -> Result {
         var problems = Problems()
         let source = name(object, "source", limit: Self.sourceLimit, &problems)
         let key = name(object, "external_id", limit: Self.keyLimit, &problems)
@@ -60,7 +60,7 @@ struct PairDecoder: Sendable {
             NewPair(source: source, externalID: key, prompt: prompt, dimension: dimension, outcome: outcome, rater: rater, a: a, b: b))
     }
 
-    private func dimension(_ object: [String: Any], _ problems: inout Problems) -> String? {
+    private func dimension(_ object: StrictJSON, _ problems: inout Problems) -> String? {
         guard let text = text(object, "dimension", at: "/dimension", limit: Self.dimensionLimit, &problems) else { return nil }
         guard text.wholeMatch(of: /[A-Za-z0-9][A-Za-z0-9_.-]*/) != nil else {
             problems.add(
@@ -70,7 +70,7 @@ struct PairDecoder: Sendable {
         return text
     }
 
-    private func outcome(_ object: [String: Any], _ problems: inout Problems) -> Outcome? {
+    private func outcome(_ object: StrictJSON, _ problems: inout Problems) -> Outcome? {
         guard let text = text(object, "outcome", at: "/outcome", limit: 100, &problems) else { return nil }
         guard let outcome = Outcome(rawValue: text) else {
             problems.add("/outcome", "expected one of a, b, tie; found \(Self.shown(text))")
@@ -79,23 +79,23 @@ struct PairDecoder: Sendable {
         return outcome
     }
 
-    private func side(_ object: [String: Any], _ field: String, _ problems: inout Problems) -> PairSide? {
-        guard let value = object[field], !(value is NSNull) else {
+    private func side(_ object: StrictJSON, _ field: String, _ problems: inout Problems) -> PairSide? {
+        guard let value = object[field], value != .null else {
             problems.add("/\(field)", "is required: an object with url and sha256")
             return nil
         }
-        guard let side = value as? [String: Any] else {
-            problems.add("/\(field)", "expected an object with url and sha256, found \(Self.kind(value))")
+        guard case .object = value else {
+            problems.add("/\(field)", "expected an object with url and sha256, found \(value.kind)")
             return nil
         }
-        let url = url(side, at: "/\(field)/url", &problems)
-        let digest = digest(side, at: "/\(field)/sha256", &problems)
-        problems.unknown(side, known: Self.sideFields, at: "/\(field)")
+        let url = url(value, at: "/\(field)/url", &problems)
+        let digest = digest(value, at: "/\(field)/sha256", &problems)
+        problems.unknown(value, known: Self.sideFields, at: "/\(field)")
         guard let url, let digest else { return nil }
         return PairSide(url: url, sha256: digest)
     }
 
-    private func url(_ side: [String: Any], at pointer: String, _ problems: inout Problems) -> String? {
+    private func url(_ side: StrictJSON, at pointer: String, _ problems: inout Problems) -> String? {
         guard let text = text(side, "url", at: pointer, limit: 8192, &problems) else { return nil }
         do {
             try syntax.check(text)
@@ -108,7 +108,7 @@ struct PairDecoder: Sendable {
         return text
     }
 
-    private func digest(_ side: [String: Any], at pointer: String, _ problems: inout Problems) -> String? {
+    private func digest(_ side: StrictJSON, at pointer: String, _ problems: inout Problems) -> String? {
         guard let text = text(side, "sha256", at: pointer, limit: 200, &problems) else { return nil }
         guard text.utf8.count == 64, text.utf8.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit }) else {
             problems.add(pointer, "expected the SHA-256 of the file's bytes as 64 hexadecimal digits; found \(Self.shown(text))")
@@ -118,7 +118,7 @@ struct PairDecoder: Sendable {
     }
 
     /// A text that identifies something: no control characters.
-    private func name(_ object: [String: Any], _ field: String, limit: Int, _ problems: inout Problems) -> String? {
+    private func name(_ object: StrictJSON, _ field: String, limit: Int, _ problems: inout Problems) -> String? {
         guard let text = text(object, field, at: "/\(field)", limit: limit, &problems) else { return nil }
         guard !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else {
             problems.add("/\(field)", "has a control character")
@@ -128,14 +128,14 @@ struct PairDecoder: Sendable {
     }
 
     private func text(
-        _ object: [String: Any], _ field: String, at pointer: String, limit: Int, _ problems: inout Problems
+        _ object: StrictJSON, _ field: String, at pointer: String, limit: Int, _ problems: inout Problems
     ) -> String? {
-        guard let value = object[field], !(value is NSNull) else {
+        guard let value = object[field], value != .null else {
             problems.add(pointer, "is required")
             return nil
         }
-        guard let text = value as? String else {
-            problems.add(pointer, "expected a string, found \(Self.kind(value))")
+        guard case .string(let text) = value else {
+            problems.add(pointer, "expected a string, found \(value.kind)")
             return nil
         }
         guard !text.isEmpty else {
@@ -158,8 +158,9 @@ struct PairDecoder: Sendable {
 
         mutating func add(_ pointer: String, _ detail: String) { errors.append(.init(pointer: pointer, detail: detail)) }
 
-        mutating func unknown(_ object: [String: Any], known: [String], at parent: String) {
-            let strangers = object.keys.filter { !known.contains($0) }.sorted()
+        mutating func unknown(_ object: StrictJSON, known: [String], at parent: String) {
+            guard case .object(let members) = object else { return }
+            let strangers = members.map(\.key).filter { !known.contains($0) }
             for field in strangers.prefix(PairDecoder.unknownLimit) {
                 let step = String(field.prefix(100)).replacing("~", with: "~0").replacing("/", with: "~1")
                 add("\(parent)/\(step)", "is not a field that is known here; known are \(known.joined(separator: ", "))")
@@ -168,21 +169,4 @@ struct PairDecoder: Sendable {
     }
 
     private static func shown(_ text: String) -> String { "'\(text.prefix(80))'" }
-
-    private static func kind(_ value: Any) -> String {
-        switch value {
-        case is NSNull: "null"
-        case is String: "a string"
-        case is [String: Any]: "an object"
-        case is [Any]: "an array"
-        // Foundation on Linux hands booleans out as numbers; only their Objective-C type tells them apart.
-        case let number as NSNumber: String(cString: number.objCType) == "c" ? "a boolean" : "a number"
-        default: "something else"
-        }
-    }
-
-    private static func explanation(_ error: any Error) -> String {
-        let text = (error as NSError).userInfo[NSDebugDescriptionErrorKey] as? String
-        return text.map { String($0.prefix(200)) } ?? "it ends early, or has a character that JSON does not have there"
-    }
 }
