@@ -115,5 +115,50 @@ let package = Package(
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "DemoWorld", "Artifacts", "Postgres",
                 "Migrations", "JobQueue", "Preferences", "ServiceKit", "ArtifactServer", "CCurl", arguments, log,
             ], path: "Services/Foretaste", exclude: ["ArtifactServer"], swiftSettings: settings),
+
+        // Tests: a folder a module. What they need beside it stands in Support.
+        .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
+        .executableTarget(
+            name: "JobQueueTestWorker", dependencies: ["JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
+            swiftSettings: settings),
+        .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: numeric),
+        .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
+        .testTarget(name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors"], path: "Tests/Safetensors", swiftSettings: settings),
+        .testTarget(
+            name: "BackbonesTests", dependencies: ["Tensors", "Safetensors", "Backbones"], path: "Tests/Backbones", exclude: ["Fixtures"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "DiffusionTests", dependencies: ["Diffusion", "Tensors"], path: "Tests/Diffusion", resources: [.copy("Fixtures")],
+            swiftSettings: settings),
+        .testTarget(
+            name: "DemoWorldTests", dependencies: ["Alignment", "Backbones", "DemoWorld", "Diffusion", "Tensors", "Safetensors"],
+            path: "Tests/DemoWorld", resources: [.copy("Fixtures")], swiftSettings: settings),
+        .testTarget(
+            name: "RewardsTests", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards"], path: "Tests/Rewards",
+            swiftSettings: settings),
+        .testTarget(
+            name: "AlignmentTests", dependencies: ["Alignment", "Diffusion", "Tensors", "Backbones", "Safetensors"], path: "Tests/Alignment",
+            swiftSettings: settings),
+        .testTarget(
+            name: "PostgresTests", dependencies: ["Postgres", "Migrations", "PostgresTesting"], path: "Tests/Postgres", swiftSettings: settings),
+        .testTarget(
+            name: "JobQueueTests", dependencies: ["JobQueue", "Postgres", "Migrations", "PostgresTesting", "JobQueueTestWorker", log],
+            path: "Tests/JobQueue", swiftSettings: settings),
+        .testTarget(name: "ArtifactsTests", dependencies: ["Artifacts", log], path: "Tests/Artifacts", swiftSettings: settings),
+        .testTarget(
+            name: "ServiceKitTests", dependencies: ["ServiceKit", hummingbird, log, coreMetrics, lifecycle], path: "Tests/ServiceKit",
+            swiftSettings: settings),
+        .testTarget(
+            name: "ArtifactServerTests", dependencies: ["ArtifactServer", "Artifacts", "ServiceKit", hummingbird, log],
+            path: "Tests/ArtifactServer", swiftSettings: settings),
+        .testTarget(
+            name: "PreferencesTests", dependencies: ["PostgresTesting", "Preferences", "JobQueue", "Postgres", "Migrations", log],
+            path: "Tests/Preferences", swiftSettings: settings),
+        .testTarget(
+            name: "IngestTests",
+            dependencies: [
+                "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences",
+                "ServiceKit", log,
+            ], path: "Tests/Ingest", swiftSettings: settings),
     ]
 )

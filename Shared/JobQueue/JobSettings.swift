@@ -96,6 +96,14 @@ public struct JobSettingsError: Error, CustomStringConvertible, Sendable {
     public let setting: String
     public let expected: String
 
+    /// - Parameters:
+    ///   - setting: the setting's name; empty for the settings as a whole.
+    ///   - expected: what it takes, with what was found where that helps.
+    public init(setting: String, expected: String) {
+        self.setting = setting
+        self.expected = expected
+    }
+
     public var description: String { setting.isEmpty ? "settings: expected \(expected)" : "setting \(setting): expected \(expected)" }
 }
 
