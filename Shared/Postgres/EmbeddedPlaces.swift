@@ -35,7 +35,7 @@ struct EmbeddedPlaces: Sendable, Equatable {
     /// Makes the folders, closed to everybody else: whoever reaches the socket is the database's owner.
     func prepare() throws {
         if user != nil {
-            for shared in ["/var/lib/foretaste", "/run/foretaste"] { try Self.makeFolder(shared, mode: 0o755, owner: (0, 0)) }
+            for shared in ["/var/lib/foretaste", "/run/foretaste"] { try Self.makeFolder(shared, mode: 0o711, owner: (0, 0)) }
         } else {
             try FileManager.default.createDirectory(
                 atPath: (home as NSString).deletingLastPathComponent, withIntermediateDirectories: true)

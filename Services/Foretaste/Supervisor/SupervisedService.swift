@@ -85,7 +85,9 @@ actor SupervisedService {
             }
             // A first start that fails again and again has a reason that waiting does not cure.
             if let lastFailure, url == nil, starts >= 4 { throw CommandFailure(description: "\(program.executable) \(lastFailure)") }
-            guard clock.now < deadline else { throw CommandFailure(description: "\(program.executable) is not ready after \(Int(seconds)) s: \(last)") }
+            guard clock.now < deadline else {
+                throw CommandFailure(description: "\(program.executable) is not ready after \(Int(seconds)) s: \(last)")
+            }
             try await Task.sleep(for: .milliseconds(20))
         }
     }
