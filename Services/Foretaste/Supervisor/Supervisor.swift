@@ -72,7 +72,10 @@ actor Supervisor {
     func stop() async {
         isStopping = true
         isReady = false
-        for path in [options.readyFile, lock == nil ? nil : options.folder.runningFile] { path.map { _ = unlink($0) } }
+        // Without the lock the files are those of the system that runs already.
+        if lock != nil {
+            for path in [options.readyFile, options.folder.runningFile] { path.map { _ = unlink($0) } }
+        }
         for service in services { await service.terminate() }
         await withTaskGroup(of: Void.self) { group in
             for service in services { group.addTask { await service.end(within: Self.stopDeadline) } }
