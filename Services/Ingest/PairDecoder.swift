@@ -33,8 +33,10 @@ struct PairDecoder: Sendable {
         let object: StrictJSON
         do {
             object = try StrictJSON.parse(Array(json))
+        } catch let error as SafetensorsError {
+            return .errors([.init(pointer: "", detail: "is not valid JSON: \(error.description.trimmingPrefix("JSON: "))")])
         } catch {
-            return .errors([.init(pointer: "", detail: "is not valid JSON. \(error)")])
+            return .errors([.init(pointer: "", detail: "is not valid JSON")])
         }
         guard case .object = object else {
             return .errors([.init(pointer: "", detail: "expected a JSON object, found \(object.kind)")])
