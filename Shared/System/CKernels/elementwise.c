@@ -47,8 +47,8 @@ CK_CLONES void ck_axpy(const float *x, float scale, float *y, long n) {
     for (; i < n; i++) y[i] += x[i] * scale;
 }
 
-// The long sums: sixteen Float32 lanes over at most 4096 values, blocks added up in double.
-enum { SUM_BLOCK = 4096 };
+// The long sums: sixteen Float32 lanes over at most 1024 values, blocks added up in double.
+enum { SUM_BLOCK = 1024 };
 #define SUM_LOOP(TERM)                                                                                                                       \
     double total = 0;                                                                                                                        \
     for (long start = 0; start < n; start += SUM_BLOCK) {                                                                                    \

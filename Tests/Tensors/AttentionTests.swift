@@ -1,0 +1,78 @@
+import Glibc
+import Testing
+
+@testable import Tensors
+
+@Suite struct AttentionTests {
+    /// softmax(q kᵀ / sqrt(width)) v, one row after the other in double precision.
+    func naive(_ q: Tensor, _ k: Tensor, _ v: Tensor, heads: Int, lengths: [Int]? = nil) -> Tensor {
+        let (batch, queries, total, keys) = (q.shape[0], q.shape[1], q.shape[2], k.shape[1])
+        let width = total / heads
+        let (qs, ks, vs) = (q.array, k.array, v.array)
+        return Tensor(shape: q.shape) { out in
+            for b in 0..<batch {
+                for h in 0..<heads {
+                    for i in 0..<queries {
+                        let at = (b * queries + i) * total + h * width
+                        var scores = (0..<(lengths?[b] ?? keys)).map { j in
+                            (0..<width).reduce(0.0) { $0 + Double(qs[at + $1]) * Double(ks[(b * keys + j) * total + h * width + $1]) }
+                                / Double(width).squareRoot()
+                        }
+                        let top = scores.max()!
+                        scores = scores.map { exp($0 - top) }
+                        let sum = scores.reduce(0, +)
+                        for c in 0..<width {
+                            let dot = scores.indices.reduce(0.0) { $0 + scores[$1] * Double(vs[(b * keys + $1) * total + h * width + c]) }
+                            out[at + c] = Float(dot / sum)
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // batch, queries, keys, heads, width: one tile; the demo's two; several tiles with ragged ends
+    @Test(arguments: [
+        [2, 3, 5, 2, 4], [2, 96, 96, 4, 32], [2, 96, 4, 4, 32], [1, 300, 600, 2, 16], [1, 1, 257, 1, 8], [1, 129, 1, 3, 24],
+    ])
+    func theResultEqualsTheNaiveOne(_ sizes: [Int]) {
+        let (b, n, m, h, d) = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4])
+        let t = normals([b, n, h * d], [b, m, h * d], [b, m, h * d])
+        let result = attention(Variable(t[0]), Variable(t[1]), Variable(t[2]), heads: h).tensor
+        #expect(result.relativeError(to: naive(t[0], t[1], t[2], heads: h)) < 2e-6)
+    }
+
+    @Test func gradientsInOneTile() {
+        checkGradients(normals([2, 3, 8], [2, 5, 8], [2, 5, 8])) { attention($0[0], $0[1], $0[2], heads: 2) }
+        checkGradients(normals([1, 2, 6], [1, 17, 6], [1, 17, 6])) { attention($0[0], $0[1], $0[2], heads: 1, scale: 0.7) }
+    }
+
+    /// The gradients over several tiles (both partitions of the work) against softmax and products written out.
+    @Test(arguments: [[1, 300, 600, 2, 16], [3, 150, 270, 22, 4], [2, 96, 96, 4, 32], [8, 96, 4, 4, 32]])
+    func gradientsOverTiles(_ sizes: [Int]) {
+        let (b, n, m, h, d) = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4])
+        let t = normals([b, n, h * d], [b, m, h * d], [b, m, h * d], [b, n, h * d])
+        let tiled = t[..<3].map { Variable($0, requiresGradient: true) }
+        attention(tiled[0], tiled[1], tiled[2], heads: h).backward(t[3])
+        let plain = t[..<3].map { Variable($0, requiresGradient: true) }
+        func split(_ x: Variable, _ rows: Int) -> Variable { permute(reshape(x, [b, rows, h, d]), [0, 2, 1, 3]) }
+        let scores = scale(matmul(split(plain[0], n), split(plain[1], m), transposeB: true), 1 / Float(d).squareRoot())
+        let result = matmul(softmax(scores), split(plain[2], m))
+        reshape(permute(result, [0, 2, 1, 3]), [b, n, h * d]).backward(t[3])
+        for i in 0..<3 { #expect(tiled[i].gradient!.relativeError(to: plain[i].gradient!) < 2e-5, "input \(i)") }
+    }
+
+    @Test func hiddenKeysCountForNothing() {
+        let t = normals([2, 7, 8], [2, 300, 8], [2, 300, 8])
+        let lengths = [3, 280]
+        let result = attention(Variable(t[0]), Variable(t[1]), Variable(t[2]), heads: 2, keyLengths: lengths).tensor
+        #expect(result.relativeError(to: naive(t[0], t[1], t[2], heads: 2, lengths: lengths)) < 2e-6)
+        checkGradients(normals([2, 3, 4], [2, 5, 4], [2, 5, 4])) { attention($0[0], $0[1], $0[2], heads: 1, keyLengths: [2, 5]) }
+    }
+
+    @Test func largeScoresDoNotOverflow() {
+        let t = normals([1, 300, 16], [1, 600, 16], [1, 600, 16])
+        let result = attention(Variable(t[0] * 60), Variable(t[1] * 60), Variable(t[2]), heads: 1).tensor
+        #expect(result.isFinite)
+    }
+}
