@@ -86,7 +86,7 @@ struct NoiseGroups {
 
     init(_ pairs: [RewardPair]) {
         sides = Array(repeating: (0, 0), count: pairs.count)
-        for members in Self.components(pairs) {
+        for members in PairGraph.components(pairs.map { ($0.a, $0.b) }) {
             var unitOf: [Int: Int] = [:]
             var group = count
             count += 1
@@ -106,9 +106,12 @@ struct NoiseGroups {
             }
         }
     }
+}
 
-    /// Indices of pairs by connected component, components and pairs in the order of the data set.
-    private static func components(_ pairs: [RewardPair]) -> [[Int]] {
+/// Comparisons as edges between clips.
+public enum PairGraph {
+    /// Indices of comparisons by connected component; components, and comparisons inside one, in the order given.
+    public static func components(_ pairs: [(Int, Int)]) -> [[Int]] {
         var parent: [Int: Int] = [:]
         func root(_ clip: Int) -> Int {
             var node = clip
@@ -118,16 +121,15 @@ struct NoiseGroups {
             }
             return node
         }
-        for pair in pairs {
-            let (a, b) = (root(pair.a), root(pair.b))
-            parent[a] = parent[a] ?? a
-            parent[b] = min(a, b)
-            parent[a] = min(a, b)
+        for (a, b) in pairs {
+            let (x, y) = (root(a), root(b))
+            parent[x] = min(x, y)
+            parent[y] = min(x, y)
         }
         var order: [Int] = []
         var members: [Int: [Int]] = [:]
         for (index, pair) in pairs.enumerated() {
-            let root = root(pair.a)
+            let root = root(pair.0)
             if members[root] == nil { order.append(root) }
             members[root, default: []].append(index)
         }

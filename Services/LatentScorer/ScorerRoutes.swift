@@ -1,0 +1,116 @@
+import Artifacts
+import Foundation
+import Hummingbird
+import NIOCore
+import Backbones
+import Rewards
+import Preferences
+import ServiceKit
+import Tensors
+
+/// The scorer over HTTP.
+struct ScorerRoutes: Sendable {
+    let models: RewardModels
+    let lane: ScoringLane
+    let fetcher: ArtifactFetcher
+    let configuration: ScorerConfiguration
+
+    func add(to router: ServiceRouter) {
+        router.post("/v1/score") { request, _ in try await answer(request, parameters: ["model", "dimension"]) { _ in nil } }
+        router.post("/v1/best-of-n") { request, _ in
+            try await answer(request, parameters: ["model", "dimension", "keep"]) { try keep(request, of: $0) }
+        }
+        router.get("/openapi.json") { _, _ in Response.json(ScorerOpenAPI.document.utf8) }
+    }
+
+    /// The answer's shape; field names are the contract's.
+    private struct Answer: Encodable {
+        struct Model: Encodable {
+            let name: String
+            let version: Int
+            let sha256: String
+        }
+        struct Result: Encodable {
+            let index: Int
+            let score: Float
+        }
+        struct Timing: Encodable {
+            let queue_ms: Double
+            let compute_ms: Double
+            let prepare_ms: Double
+        }
+        let model: Model
+        let results: [Result]
+        let keep: [Int]?
+        let timing: Timing
+    }
+
+    private func answer(_ request: Request, parameters: Set<Substring>, keep: (Int) throws -> Int?) async throws -> Response {
+        let began = ContinuousClock.now
+        let query = request.uri.queryParameters
+        if let stranger = query.map(\.key).first(where: { !parameters.contains($0) }) {
+            throw Problem.badRequest(
+                "Unknown parameter '\(stranger.prefix(80))'; known are \(parameters.sorted().joined(separator: ", ")).")
+        }
+        let body = try await body(request)
+        let count = body.latents.shape[0]
+        let kept = try keep(count)
+        let wish: RewardModels.Wish
+        if let reference = query["model"].map(String.init) {
+            guard query["dimension"] == nil else {
+                throw Problem.badRequest("model names one reward; dimension is for choosing a champion.")
+            }
+            wish = .reference(reference)
+        } else {
+            wish = .champion(dimension: query["dimension"].map(String.init) ?? "overall", backbone: try body.backbone)
+        }
+        let model = try await models.model(wish)
+        let batch = try body.batch(for: model)
+        let prepared = ContinuousClock.now - began
+        let scored = try await lane.run {
+            do {
+                return try await NumericThreads.run { try model.weights.scores(batch) }
+            } catch let error as BackboneError {
+                throw Problem.invalid([.init(pointer: "/latents", detail: error.description)])
+            }
+        }
+        guard scored.value.allSatisfy(\.isFinite) else {
+            throw Problem.invalid([
+                .init(pointer: "/latents", detail: "lead to scores that are not finite: they are far from normalised latents")
+            ])
+        }
+        let ranking = scored.value.enumerated().sorted { $0.element == $1.element ? $0.offset < $1.offset : $0.element > $1.element }
+        func milliseconds(_ duration: Duration) -> Double { (duration / .microseconds(1)).rounded() / 1000 }
+        let answer = Answer(
+            model: .init(name: model.version.name, version: model.version.version, sha256: model.version.model.sha256),
+            results: ranking.map { .init(index: $0.offset, score: $0.element) }, keep: kept.map { ranking.prefix($0).map(\.offset) },
+            timing: .init(
+                queue_ms: milliseconds(scored.queued), compute_ms: milliseconds(scored.worked), prepare_ms: milliseconds(prepared)))
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return .json(try encoder.encode(answer))
+    }
+
+    private func body(_ request: Request) async throws -> LatentBody {
+        let type = try request.requireMediaType("application/octet-stream", "application/json")
+        if let encoding = request.headers[.contentEncoding], encoding.lowercased() != "identity" {
+            throw Problem(.unsupportedMediaType, "The body is compressed with '\(encoding.prefix(40))'; send it as it is.")
+        }
+        if type == "application/json" {
+            let buffer = try await request.body(upTo: min(configuration.bodyLimit, 1 << 20))
+            return try await LatentReferences(json: Array(buffer.readableBytesView)).load(fetcher, maximumBytes: configuration.bodyLimit)
+        }
+        let buffer = try await request.body(upTo: configuration.bodyLimit)
+        return try await NumericThreads.run { try LatentBody(Array(buffer.readableBytesView)) }
+    }
+
+    private func keep(_ request: Request, of count: Int) throws -> Int {
+        guard let text = request.uri.queryParameters["keep"] else {
+            throw Problem.badRequest("keep is missing: how many candidates go on, such as ?keep=4.")
+        }
+        guard let keep = Int(text), (1...count).contains(keep) else {
+            throw Problem.badRequest("keep is '\(text.prefix(40))'; expected a whole number from 1 to \(count), the number of candidates.")
+        }
+        return keep
+    }
+}
