@@ -95,6 +95,11 @@ public struct Problem: Error, Sendable, HTTPResponseError, CustomStringConvertib
         return Problem(.unprocessableContent, detail ?? summary, title: "The content is not valid", errors: errors)
     }
 
+    /// 429: more than is served at a time. `retryAfter` in seconds.
+    public static func tooManyRequests(_ detail: String, retryAfter: Int = 1) -> Problem {
+        Problem(.tooManyRequests, detail, headers: [.retryAfter: "\(retryAfter)"])
+    }
+
     /// 503: not now. `retryAfter` in seconds.
     public static func unavailable(_ detail: String, retryAfter: Int = 1) -> Problem {
         Problem(.serviceUnavailable, detail, headers: [.retryAfter: "\(retryAfter)"])
