@@ -87,6 +87,18 @@ struct PretrainingTests {
         #expect(throws: PretrainingCheckpointError.self) { try other.resume(from: path) }
     }
 
+    @Test func `The number of threads changes no bit`() throws {
+        let threads = NumericThreads.count
+        defer { NumericThreads.count = threads }
+        let averages = try [1, 4].map { count in
+            NumericThreads.count = count
+            let pretraining = Pretraining(model: try tinyModel(), configuration: recipe(steps: 3))
+            for step in 0..<3 { try pretraining.advance(batch(step: step)) }
+            return pretraining.average
+        }
+        #expect(averages[0] == averages[1])
+    }
+
     @Test func `Levels are stratified, shifted towards noise, and one prompt in ten is empty`() throws {
         var wide = recipe(steps: 1)
         wide.batch = 1000
