@@ -2,43 +2,31 @@
 #include "vector.h"
 #include <math.h>
 
+// Scores lie transposed, [keys, queries]: sixteen queries stand side by side in a register, so that maxima and sums over keys need no folding,
+// and four keys cost a twenty-fourth of ninety-six. The stride is a multiple of sixteen; lanes behind the last query hold anything.
 CK_CLONES void ck_online_softmax(
-    float *scores, long rows, long columns, long stride, float scale, float *maxima, float *sums, float *corrections, int fresh) {
-    for (long r = 0; r < rows; r++, scores += stride) {
-        long c = 0;
-        float top = fresh ? -INFINITY : maxima[r];
-        vf high = CK_SPLAT(-3.0e38f);
-        for (; c + CK_LANES <= columns; c += CK_LANES) high = CK_MAX(high, CK_LOAD(scores + c));
-        if (c < columns) {
-            vf v;
-            CK_LOAD_PART(v, scores + c, columns - c, -3.0e38f);
-            high = CK_MAX(high, v);
+    float *scores, long keys, long queries, long stride, float scale, float *maxima, float *sums, float *corrections, int fresh) {
+    for (long r = 0; r < queries; r += CK_LANES) {
+        float *column = scores + r;
+        vf top = CK_LOAD(column);
+        for (long k = 1; k < keys; k++) top = CK_MAX(top, CK_LOAD(column + k * stride));
+        top *= scale;
+        vf sum = CK_SPLAT(0.0f);
+        if (!fresh) {
+            vf old = CK_LOAD(maxima + r), correction;
+            top = CK_MAX(top, old);
+            CK_EXP(correction, old - top);
+            CK_STORE(corrections + r, correction);
+            sum = CK_LOAD(sums + r) * correction;
         }
-        float tile;
-        CK_FOLD_MAX(tile, high);
-        tile *= scale;
-        const float old = top;
-        top = fresh || tile > old ? tile : old;
-        const float correction = fresh ? 0.0f : expf(old - top);
-        vf lanes = CK_SPLAT(0.0f);
-        float rest = 0, sum;
-        for (c = 0; c + CK_LANES <= columns; c += CK_LANES) {
+        for (long k = 0; k < keys; k++) {
             vf e;
-            CK_EXP(e, CK_LOAD(scores + c) * scale - top);
-            lanes += e;
-            CK_STORE(scores + c, e);
+            CK_EXP(e, CK_LOAD(column + k * stride) * scale - top);
+            sum += e;
+            CK_STORE(column + k * stride, e);
         }
-        if (c < columns) {
-            vf v, e;
-            CK_LOAD_PART(v, scores + c, columns - c, 0.0f);
-            CK_EXP(e, v * scale - top);
-            CK_STORE_PART(scores + c, e, columns - c);
-            for (; c < columns; c++) rest += scores[c];
-        }
-        CK_FOLD_SUM(sum, lanes);
-        maxima[r] = top;
-        sums[r] = (fresh ? 0.0f : sums[r] * correction) + sum + rest;
-        corrections[r] = correction;
+        CK_STORE(maxima + r, top);
+        CK_STORE(sums + r, sum);
     }
 }
 
@@ -70,23 +58,22 @@ CK_CLONES void ck_row_dots(const float *a, const float *b, float *dots, long row
 }
 
 CK_CLONES void ck_attention_backward_tile(
-    float *scores, float *dscores, const float *logs, const float *deltas, float scale, long rows, long columns, long stride) {
-    for (long r = 0; r < rows; r++, scores += stride, dscores += stride) {
-        const float log = logs[r], delta = deltas[r];
-        long c = 0;
-        for (; c + CK_LANES <= columns; c += CK_LANES) {
-            vf p;
-            CK_EXP(p, CK_LOAD(scores + c) * scale - log);
-            CK_STORE(scores + c, p);
-            CK_STORE(dscores + c, scale * p * (CK_LOAD(dscores + c) - delta));
+    float *scores, float *dscores, const float *logs, const float *deltas, float scale, long keys, long queries, long stride) {
+    for (long r = 0; r < queries; r += CK_LANES) {
+        vf log, delta;
+        if (r + CK_LANES <= queries) {
+            log = CK_LOAD(logs + r);
+            delta = CK_LOAD(deltas + r);
+        } else {
+            CK_LOAD_PART(log, logs + r, queries - r, 0.0f);
+            CK_LOAD_PART(delta, deltas + r, queries - r, 0.0f);
         }
-        if (c < columns) {
-            vf v, d, p;
-            CK_LOAD_PART(v, scores + c, columns - c, 0.0f);
-            CK_LOAD_PART(d, dscores + c, columns - c, 0.0f);
-            CK_EXP(p, v * scale - log);
-            CK_STORE_PART(scores + c, p, columns - c);
-            CK_STORE_PART(dscores + c, scale * p * (d - delta), columns - c);
+        for (long k = 0; k < keys; k++) {
+            float *p = scores + k * stride + r, *d = dscores + k * stride + r;
+            vf e;
+            CK_EXP(e, CK_LOAD(p) * scale - log);
+            CK_STORE(p, e);
+            CK_STORE(d, scale * e * (CK_LOAD(d) - delta));
         }
     }
 }

@@ -4,8 +4,9 @@
 #include <stdint.h>
 #include <string.h>
 
-// Each kernel is compiled three times and the loader picks one by the CPU; elsewhere than on x86-64 Linux there is one version.
-#if defined(__x86_64__) && defined(__linux__)
+// Each kernel is compiled three times and the loader picks one by the CPU; elsewhere than on x86-64
+// Linux, or with CK_ONE_VERSION (to test the plain build), there is one version.
+#if defined(__x86_64__) && defined(__linux__) && !defined(CK_ONE_VERSION)
 #define CK_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), min_vector_width(512)))
 #else
 #define CK_CLONES

@@ -61,12 +61,13 @@ struct AttentionShape {
         let tiles = (queries + Self.queryTile - 1) / Self.queryTile
         let tileRows = min(Self.queryTile, queries)
         let tileColumns = min(Self.keyTile, keys)
+        let padded = (tileRows + 15) / 16 * 16
         forParts(batch * heads * tiles, cost: tileRows * keys * width, grain: 1 << 22) { part in
-            let scratch = Tensor(uninitialized: [tileRows * tileColumns + 3 * tileRows])
+            let scratch = Tensor(zeros: [padded * (tileColumns + 3)])
             let scores = scratch.mutablePointer
-            let maxima = scores + tileRows * tileColumns
-            let sums = maxima + tileRows
-            let corrections = sums + tileRows
+            let maxima = scores + padded * tileColumns
+            let sums = maxima + padded
+            let corrections = sums + padded
             for index in part {
                 let b = index / (heads * tiles)
                 let h = index / tiles % heads
@@ -78,15 +79,15 @@ struct AttentionShape {
                 for first in stride(from: 0, to: count, by: Self.keyTile) {
                     let columns = min(Self.keyTile, count - first)
                     let place = (b * keys + first) * total + h * width
+                    // Scores stand transposed, [keys, queries]: see the kernel.
                     BLAS.multiply(
-                        transposeB: true, m: rows, n: columns, k: width, query, lda: total, k.pointer + place, ldb: total, beta: 0, scores,
-                        ldc: columns)
-                    ck_online_softmax(scores, rows, columns, columns, scale, maxima, sums, corrections, first == 0 ? 1 : 0)
+                        transposeB: true, m: columns, n: rows, k: width, k.pointer + place, lda: total, query, ldb: total, beta: 0, scores,
+                        ldc: padded)
+                    ck_online_softmax(scores, columns, rows, padded, scale, maxima, sums, corrections, first == 0 ? 1 : 0)
                     if first > 0 { ck_scale_rows(target, corrections, rows, width, total) }
                     BLAS.multiply(
-                        m: rows, n: width, k: columns, scores, lda: columns, v.pointer + place, ldb: total, beta: first == 0 ? 0 : 1,
-                        target,
-                        ldc: total)
+                        transposeA: true, m: rows, n: width, k: columns, scores, lda: padded, v.pointer + place, ldb: total,
+                        beta: first == 0 ? 0 : 1, target, ldc: total)
                 }
                 ck_finish_softmax(
                     target, maxima, sums, logs.map { $0.mutablePointer + (b * heads + h) * queries + start }, rows, width, total)
@@ -113,9 +114,10 @@ struct AttentionShape {
                     gradient.pointer + place, result.pointer + place, deltas.mutablePointer + index * queries, queries, width, total, total)
             }
         }
-        let dq = inputs[0].requiresGradient ? Tensor(zeros: q.shape) : nil
-        let dk = inputs[1].requiresGradient ? Tensor(zeros: k.shape) : nil
-        let dv = inputs[2].requiresGradient ? Tensor(zeros: v.shape) : nil
+        // The first tile overwrites; only the keys behind a length are reached by none.
+        let dq = inputs[0].requiresGradient ? Tensor(uninitialized: q.shape) : nil
+        let dk = inputs[1].requiresGradient ? (keyLengths == nil ? Tensor(uninitialized: k.shape) : Tensor(zeros: k.shape)) : nil
+        let dv = inputs[2].requiresGradient ? (keyLengths == nil ? Tensor(uninitialized: v.shape) : Tensor(zeros: v.shape)) : nil
         let pass = AttentionBackward(shape: self, gradient: gradient, q: q, k: k, v: v, logs: logs, deltas: deltas)
         let queryTiles = (queries + Self.queryTile - 1) / Self.queryTile
         let keyTiles = (keys + Self.keyTile - 1) / Self.keyTile
@@ -157,9 +159,10 @@ private struct AttentionBackward {
         let (queries, keys, heads, width, total) = (shape.queries, shape.keys, shape.heads, shape.width, shape.total)
         let tileRows = min(AttentionShape.queryTile, queries)
         let tileColumns = min(AttentionShape.keyTile, keys)
-        let scratch = Tensor(uninitialized: [2, tileRows * tileColumns])
+        let padded = (tileRows + 15) / 16 * 16
+        let scratch = Tensor(zeros: [2, padded * tileColumns])
         let scores = scratch.mutablePointer
-        let slopes = scores + tileRows * tileColumns
+        let slopes = scores + padded * tileColumns
         for head in parts {
             let (b, h) = (head / heads, head % heads)
             let length = shape.keyLengths?[b] ?? keys
@@ -174,30 +177,29 @@ private struct AttentionBackward {
                     let place = (b * queries + start) * total + h * width
                     let row = head * queries + start
                     BLAS.multiply(
-                        transposeB: true, m: rows, n: columns, k: width, q.pointer + place, lda: total, k.pointer + keyPlace, ldb: total,
+                        transposeB: true, m: columns, n: rows, k: width, k.pointer + keyPlace, lda: total, q.pointer + place, ldb: total,
                         beta: 0,
-                        scores, ldc: columns)
+                        scores, ldc: padded)
                     BLAS.multiply(
-                        transposeB: true, m: rows, n: columns, k: width, gradient.pointer + place, lda: total, v.pointer + keyPlace,
+                        transposeB: true, m: columns, n: rows, k: width, v.pointer + keyPlace, lda: total, gradient.pointer + place,
                         ldb: total,
-                        beta: 0, slopes, ldc: columns)
-                    ck_attention_backward_tile(
-                        scores, slopes, logs.pointer + row, deltas.pointer + row, shape.scale, rows, columns, columns)
+                        beta: 0, slopes, ldc: padded)
+                    ck_attention_backward_tile(scores, slopes, logs.pointer + row, deltas.pointer + row, shape.scale, columns, rows, padded)
                     if let dv {
                         BLAS.multiply(
-                            transposeA: true, m: columns, n: width, k: rows, scores, lda: columns, gradient.pointer + place, ldb: total,
-                            beta: 1,
+                            m: columns, n: width, k: rows, scores, lda: padded, gradient.pointer + place, ldb: total,
+                            beta: queryTile == 0 ? 0 : 1,
                             dv.mutablePointer + keyPlace, ldc: total)
                     }
                     if let dk {
                         BLAS.multiply(
-                            transposeA: true, m: columns, n: width, k: rows, slopes, lda: columns, q.pointer + place, ldb: total, beta: 1,
+                            m: columns, n: width, k: rows, slopes, lda: padded, q.pointer + place, ldb: total, beta: queryTile == 0 ? 0 : 1,
                             dk.mutablePointer + keyPlace, ldc: total)
                     }
                     if let dq {
                         BLAS.multiply(
-                            m: rows, n: width, k: columns, slopes, lda: columns, k.pointer + keyPlace, ldb: total, beta: 1,
-                            dq.mutablePointer + place, ldc: total)
+                            transposeA: true, m: rows, n: width, k: columns, slopes, lda: padded, k.pointer + keyPlace, ldb: total,
+                            beta: keyTile == 0 ? 0 : 1, dq.mutablePointer + place, ldc: total)
                     }
                 }
             }

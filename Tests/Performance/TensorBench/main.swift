@@ -134,5 +134,6 @@ for head in [64, 128] {
     let flops = 4.0 * 4096 * 4096 * 8 * Double(head)
     report("attention, heads of \(head)", time(rounds: 2) { _ = attention(x, x, x, heads: 8) }, flops: flops)
     let slope = Tensor(full: 0.5, shape: x.shape)
-    report("attention, heads of \(head), with backward", time(rounds: 2) { attention(x, x, x, heads: 8).backward(slope) }, flops: 3.5 * flops)
+    report(
+        "attention, heads of \(head), with backward", time(rounds: 2) { attention(x, x, x, heads: 8).backward(slope) }, flops: 3.5 * flops)
 }

@@ -87,20 +87,21 @@ void ck_softmax_backward(const float *y, const float *dy, float *dx, long rows, 
 void ck_rotary(
     const float *x, const float *cosines, const float *sines, float sign, float *y, long rows, long heads, long width, int accumulate);
 
-// ---- attention.c: row-wise pieces of the tiled online softmax
-/// For each row r of scores [rows, columns] (row stride `stride`): scaled by `scale`, turned in place into exp(s - max); maxima and sums are
-/// carried over tiles (fresh != 0 starts them); corrections[r] = exp(old max - new max), what the output so far has to be multiplied by.
+// ---- attention.c: pieces of the tiled online softmax; scores are [keys, queries] with a row stride that is a multiple of 16, and the
+// arrays of one value a query are padded to a multiple of 16 (logs and deltas are not)
+/// Turns scores in place into exp(scale * score - max) over the keys. Maxima and sums are carried over tiles (fresh != 0 starts them); where
+/// not fresh, corrections[q] = exp(old max - new max), what the output so far has to be multiplied by.
 void ck_online_softmax(
-    float *scores, long rows, long columns, long stride, float scale, float *maxima, float *sums, float *corrections, int fresh);
+    float *scores, long keys, long queries, long stride, float scale, float *maxima, float *sums, float *corrections, int fresh);
 /// y[r,c] *= factors[r]
 void ck_scale_rows(float *y, const float *factors, long rows, long columns, long stride);
 /// y[r,c] /= sums[r]; logs[r] = maxima[r] + log(sums[r])
 void ck_finish_softmax(float *y, const float *maxima, const float *sums, float *logs, long rows, long columns, long stride);
 /// deltas[r] = dot(dy[r], y[r])
 void ck_row_dots(const float *a, const float *b, float *dots, long rows, long columns, long strideA, long strideB);
-/// scores <- p = exp(scale * scores - logs[r]); dscores <- scale * p * (dscores - deltas[r])
+/// scores <- p = exp(scale * scores - logs[q]); dscores <- scale * p * (dscores - deltas[q])
 void ck_attention_backward_tile(
-    float *scores, float *dscores, const float *logs, const float *deltas, float scale, long rows, long columns, long stride);
+    float *scores, float *dscores, const float *logs, const float *deltas, float scale, long keys, long queries, long stride);
 
 // ---- random.c
 /// Philox4x32-10: four words for one counter and key.
