@@ -55,11 +55,13 @@ struct TrainRewardJob {
 
     private func train(_ data: SnapshotData, folder: String, snapshot: Snapshot, settings: RewardSettings) async throws -> Trained {
         let features = step("reading features", 0.1, 0.5)
+        let previous = inputs.memory.last
         let training = try await NumericThreads.run {
             try RewardTraining(
                 trunk: WanTransformer3DModel.load(directory: folder), dataset: data.train, configuration: settings.training,
-                progress: features)
+                reusing: previous, progress: features)
         }
+        inputs.memory.keep(training)
         var state = try await resumed(training, snapshot: snapshot, settings: settings)
         let total = settings.training.steps
         while state.step < total {

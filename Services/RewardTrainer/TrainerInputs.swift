@@ -16,6 +16,7 @@ final class TrainerInputs: Sendable {
     let registry: ModelRegistry
     let store: ArtifactStore
     let logger: Logger
+    let memory = TrainingMemory()
     private let fetcher: ArtifactFetcher
     private let folders: String
     private let log: ArtifactFetchLog

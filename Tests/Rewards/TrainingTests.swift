@@ -55,6 +55,26 @@ import Testing
         #expect(abs(a.losses.last! - b.losses.last!) < 0.2)
     }
 
+    @Test func featuresAreTakenOverWhereTheyAreTheSame() throws {
+        let (trunk, dataset) = (try TinyWorld.trunk(), try TinyWorld.dataset(groups: 6))
+        let first = try RewardTraining(trunk: trunk, dataset: dataset, configuration: TinyWorld.settings(steps: 5))
+        func second(_ change: (inout RewardTrainingConfiguration) -> Void) throws -> (RewardTraining, asked: Bool) {
+            var (settings, asked) = (TinyWorld.settings(.pavrm, steps: 5), false)
+            change(&settings)
+            return (
+                try RewardTraining(trunk: trunk, dataset: dataset, configuration: settings, reusing: first) { _ in asked = true }, asked
+            )
+        }
+        let same = try second { _ in }
+        #expect(!same.asked && same.0.sharesFeatures(with: first))
+        #expect(try second { $0.seed = 12 }.asked)
+        #expect(try second { $0.block = 1 }.asked)
+        var (reused, fresh) = (same.0.initialState, same.0.initialState)
+        try same.0.advance(&reused)
+        try RewardTraining(trunk: trunk, dataset: dataset, configuration: TinyWorld.settings(.pavrm, steps: 5)).advance(&fresh)
+        #expect(reused.losses == fresh.losses)
+    }
+
     @Test func nothingToLearnFromIsSaid() throws {
         let dataset = try TinyWorld.dataset(groups: 2)
         let ties = try RewardDataset(

@@ -19,6 +19,23 @@ public struct RewardClip: Sendable {
         self.imageEmbeds = imageEmbeds
     }
 
+    /// A number that stands for all values of some clips, to tell whether two data sets are the same.
+    static func digest(_ clips: [RewardClip]) -> UInt64 {
+        var digest: UInt64 = 0xcbf2_9ce4_8422_2325
+        func mix(_ word: UInt64) {
+            digest = (digest ^ word) &* 0x0000_0100_0000_01b3
+            digest ^= digest >> 29
+        }
+        for clip in clips {
+            for tensor in [clip.latents, clip.promptEmbeds, clip.condition, clip.imageEmbeds] {
+                mix(UInt64(tensor?.count ?? 0))
+                for extent in tensor?.shape ?? [] { mix(UInt64(extent)) }
+                tensor?.withUnsafeBufferPointer { values in for value in values { mix(UInt64(value.bitPattern)) } }
+            }
+        }
+        return digest
+    }
+
     /// Clips of one key can stand in one batch.
     var shapeKey: [Int] {
         latents.shape + promptEmbeds.shape + (condition?.shape ?? [0]) + (imageEmbeds?.shape ?? [0])
@@ -72,7 +89,7 @@ public struct RewardDataset: Sendable {
 /// needed in two parts is noised twice, or else a web of comparisons across a whole data set would see a handful of noises only.
 struct NoiseGroups {
     /// A clip inside a group.
-    struct Unit: Equatable {
+    struct Unit: Equatable, Sendable {
         let clip: Int
         let group: Int
     }

@@ -61,6 +61,7 @@ public struct RewardTraining: Sendable {
     let sides: [(a: Int, b: Int)]
     let shapes: [[Int]]
     let bank: FeatureBank
+    private let key: BankKey
     private let untrained: RewardHead
 
     /// Pairs that one thread takes at a time: part of the rounding.
@@ -69,11 +70,13 @@ public struct RewardTraining: Sendable {
     /// Runs the trunk over the data set's noised clips.
     /// - Parameters:
     ///   - trunk: weights of its own, frozen.
+    ///   - previous: an earlier training, whose features are taken over where they are the same: another loss, head or judgement on the
+    ///     same clips and comparisons costs no second pass of the trunk, and changes no number.
     ///   - progress: told the share of the features that is done; throws to stop.
     /// - Throws: `RewardError` for settings or data that cannot be trained on, `BackboneError` for clips that do not fit the trunk.
     public init(
         trunk: WanTransformer3DModel, dataset: RewardDataset, configuration: RewardTrainingConfiguration, featureBudget: Int? = nil,
-        progress: (Double) throws -> Void = { _ in }
+        reusing previous: RewardTraining? = nil, progress: (Double) throws -> Void = { _ in }
     ) throws {
         try configuration.validate()
         guard let loss = RewardLoss(name: configuration.loss, eta: configuration.eta) else { throw RewardError("loss") }
@@ -93,11 +96,21 @@ public struct RewardTraining: Sendable {
         let extractor = FeatureExtractor(
             weights: try RewardWeights(trunk: trunk, head: head, block: block), clips: dataset.clips,
             draws: NoiseDraws(seed: configuration.seed, levels: .stratified(count: configuration.draws)))
-        bank = try FeatureBank(
-            extractor: extractor, units: groups.units, budget: featureBudget ?? FeatureBank.budget, progress: progress)
+        key = BankKey(
+            trunk: RewardWeights.fingerprint(of: trunk, blocks: block), block: block, seed: configuration.seed, draws: configuration.draws,
+            units: groups.units, clips: RewardClip.digest(groups.units.map { dataset.clips[$0.clip] }))
+        if let previous, previous.key == key, featureBudget == nil {
+            bank = previous.bank
+        } else {
+            bank = try FeatureBank(
+                extractor: extractor, units: groups.units, budget: featureBudget ?? FeatureBank.budget, progress: progress)
+        }
         head.normalization = bank.normalization
         untrained = head
     }
+
+    /// Whether the features were taken over from another training.
+    public func sharesFeatures(with other: RewardTraining) -> Bool { key == other.key }
 
     /// The state before the first step: the control that knows nothing.
     public var initialState: RewardTrainingState {
@@ -196,4 +209,14 @@ public struct RewardTraining: Sendable {
         both.backward(Tensor(cotangent, shape: both.shape))
         return (total, graph.parameters.map { $0.gradient ?? Tensor(zeros: $0.shape) })
     }
+}
+
+/// All that features depend on.
+private struct BankKey: Sendable, Equatable {
+    let trunk: String
+    let block: Int
+    let seed: UInt64
+    let draws: Int
+    let units: [NoiseGroups.Unit]
+    let clips: UInt64
 }
