@@ -29,7 +29,7 @@ extension DemoRun {
 
     func sampleAndLabel(generator: String) async throws -> (Pool, String) {
         let step = "sample and label"
-        let prompts = DemoSampler.prompts(settings.trainingGroups, of: DemoSettings.labelledPrompts)
+        let prompts = DemoSampler.prompts(settings.trainingGroups)
         let file = try await store.put(
             SafetensorsWriter.data(tensors: [("prompt_embeds", world.promptEmbeds(prompts)), ("condition", world.positionChannels)]),
             mediaType: "application/octet-stream")

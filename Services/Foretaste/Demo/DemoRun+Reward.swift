@@ -21,6 +21,8 @@ extension DemoRun {
         let version = try await ModelRegistry(client: services.client).resolve(Self.rewardName + "@champion")
         try await export(version, to: output + "/reward")
         figures.reward.model = version.reference
+        let metrics = try JSONSerialization.jsonObject(with: Data(version.model.metrics.utf8)) as? [String: Any]
+        figures.reward.training_pairs = (metrics?["training_pairs"] as? NSNumber)?.intValue ?? 0
         return (try rewardWeights(output + "/reward"), "\(version.reference), champion for overall, by the schedule's job \(id)")
     }
 
@@ -71,7 +73,6 @@ extension DemoRun {
         figures.reward.best_accuracy = trained[best].accuracy
         figures.reward.gain_over_energy = gain.mean
         figures.reward.gain_over_energy_half_width = gain.halfWidth
-        figures.reward.training_pairs = pool.labels.count
         figures.reward.tested_pairs = trained[best].pairs
         return "right \(percent(trained[best].accuracy)) at t \(Int(evaluations[0].timesteps[best])), energy \(percent(energy.estimate.accuracy)), untrained \(percent(figures.reward.untrained_accuracy))"
     }

@@ -51,8 +51,6 @@ final class DemoSampler: Sendable {
         return (DemoClipSet(latents: result.latents, prompts: clipPrompts, group: group, world: world), result.recorded)
     }
 
-    /// Prompts in turn, so that each comes equally often.
-    static func prompts(_ count: Int, of ids: [Int] = Array(0..<12)) -> [DemoPrompt] {
-        (0..<count).map { DemoPrompt(id: ids[$0 % ids.count]) }
-    }
+    /// All prompts in turn, so that each comes equally often.
+    static func prompts(_ count: Int) -> [DemoPrompt] { (0..<count).map { DemoPrompt(id: $0 % DemoPrompt.allCases.count) } }
 }

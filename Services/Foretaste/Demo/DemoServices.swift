@@ -19,14 +19,32 @@ struct DemoServices: Sendable {
         let description: String
     }
 
+    /// How long a service may be away, in seconds: one that died is started again at the same address.
+    static let patience = 60.0
+
+    /// Sends a request again, after a short pause, for as long as nobody answers or the answer is 502, 503 or 504. Only for requests that may
+    /// arrive twice: reading, scoring, and posting pairs, which are known by their `external_id`.
+    private func patiently(_ request: () async throws -> HTTPClient.Response) async throws -> HTTPClient.Response {
+        let deadline = ContinuousClock.now + .seconds(Self.patience)
+        while true {
+            do {
+                let answer = try await request()
+                guard (502...504).contains(answer.status), ContinuousClock.now < deadline else { return answer }
+            } catch let failure as HTTPClient.Failure {
+                guard ContinuousClock.now < deadline else { throw failure }
+            }
+            try await Task.sleep(for: .milliseconds(200))
+        }
+    }
+
     /// Posts pairs as NDJSON; every one must be accepted.
     func post(_ pairs: [[String: Any]]) async throws {
         for start in stride(from: 0, to: pairs.count, by: 500) {
             let lines = try pairs[start..<min(start + 500, pairs.count)].map {
                 try JSONSerialization.data(withJSONObject: $0, options: [.withoutEscapingSlashes])
             }
-            let answer = try await http.post(
-                ingest + "/v1/preferences", Data(lines.joined(separator: Data("\n".utf8))), contentType: "application/x-ndjson")
+            let body = Data(lines.joined(separator: Data("\n".utf8)))
+            let answer = try await patiently { try await http.post(ingest + "/v1/preferences", body, contentType: "application/x-ndjson") }
             guard answer.status == 200 else {
                 throw Failure(description: "ingest answered \(answer.status): \(String(decoding: answer.body.prefix(600), as: UTF8.self))")
             }
@@ -40,7 +58,11 @@ struct DemoServices: Sendable {
     }
 
     func summary() async throws -> Summary {
-        try JSONDecoder().decode(Summary.self, from: try await http.get(ingest + "/v1/preferences/summary").body)
+        let answer = try await patiently { try await http.get(ingest + "/v1/preferences/summary") }
+        guard answer.status == 200 else {
+            throw Failure(description: "ingest answered \(answer.status): \(String(decoding: answer.body.prefix(600), as: UTF8.self))")
+        }
+        return try JSONDecoder().decode(Summary.self, from: answer.body)
     }
 
     /// Waits until so many pairs are usable; a quarantined one is an error, for the demo's pairs are sound.
@@ -89,7 +111,9 @@ struct DemoServices: Sendable {
                 "backbone": "wan-demo", "vae": DemoRun.vae, "layout": "CFHW", "space": "normalized", "noise.kind": "flow", "noise.sigma": "\(sigma)",
                 "noise.timestep": "\(1000 * sigma)",
             ])
-        let answer = try await http.post(scorer + "/v1/best-of-n?keep=\(keep)", Data(body), contentType: "application/octet-stream")
+        let answer = try await patiently {
+            try await http.post(scorer + "/v1/best-of-n?keep=\(keep)", Data(body), contentType: "application/octet-stream")
+        }
         guard answer.status == 200 else {
             throw Failure(description: "the scorer answered \(answer.status): \(String(decoding: answer.body.prefix(600), as: UTF8.self))")
         }

@@ -21,9 +21,6 @@ struct DemoSettings: Sendable {
     var tuningSteps = 10
     var shift: Float = 3
 
-    /// Prompts whose clips are labelled: nine of the twelve; the tests use all.
-    static let labelledPrompts = (0..<12).filter { $0 % 4 != 3 }
-
     /// Streams of starting noise that must not meet.
     enum Noise {
         static let validation: UInt64 = 1_000_003
