@@ -17,7 +17,8 @@ struct GenerateJob {
     let context: JobContext
 
     private static let known: Set<String> = [
-        "generator", "adapter", "prompts", "prompts_sha256", "candidates", "steps", "shift", "seed", "guidance", "reward", "prune", "frames", "height",
+        "generator", "adapter", "prompts", "prompts_sha256", "candidates", "steps", "shift", "seed", "guidance", "reward", "prune",
+        "frames", "height",
         "width", "vae",
     ]
     /// Clips sampled between two checkpoints.
@@ -70,21 +71,22 @@ struct GenerateJob {
         let shift = Float(try settings.double("shift", default: 3, in: 0.01...100))
         let guidance = Float(try settings.double("guidance", default: 1, in: 0...100))
         let seed = UInt64(try settings.integer("seed", default: 0, in: 0...Int(Int32.max)))
-        let (version, folder) = try await inputs.generator(try settings.string("generator"))
+        let (version, folder) = try await inputs.folder(try settings.string("generator"), .generator, what: "setting generator")
         let model = try WanTransformer3DModel.load(directory: folder)
         if let adapter = try settings.optionalString("adapter") {
-            let (_, adapterFolder) = try await inputs.folder(adapter, .adapter)
+            let (_, adapterFolder) = try await inputs.folder(adapter, .adapter, what: "setting adapter")
             try model.attachLoRA(LoRAFile.load(adapterFolder + "/" + LoRAFile.name), trainable: false)
         }
         let path = try await inputs.file(
             try settings.string("prompts"), sha256: try settings.optionalString("prompts_sha256"), what: "setting prompts")
-        let prompts = try LatentFiles.prompts(path)
+        let prompts = try LatentFiles.prompts(path, for: model.configuration)
         let shape = try latentShape(settings, prompts[0], model.configuration)
         let vae = try settings.string("vae", default: version.name + "-vae")
         let sampler = EulerSampler(schedule: FlowMatchSchedule(steps: steps, shift: shift))
         let judge = try await bestOfN(settings, candidates: candidates, sampler: sampler)
 
-        var state = try await context.lastCheckpoint(name: "generate")?.state(as: State.self)
+        var state =
+            try await context.lastCheckpoint(name: "generate")?.state(as: State.self)
             ?? State(prompts: 0, forwardPasses: 0, judgePasses: 0, outputs: [])
         let weights = model.weights.merged()
         let groups = max(1, Self.portion / candidates)
@@ -126,6 +128,10 @@ struct GenerateJob {
         guard sizes.allSatisfy({ $0 > 0 }) else {
             throw JobError.permanent("the prompts hold no condition: set frames, height and width of the latents to make")
         }
+        guard sizes.reduce(1, *) <= 1 << 24 else {
+            throw JobError.permanent(
+                "settings frames, height, width: \(sizes) is more than this program samples; they are those of the latents, not of pixels")
+        }
         return [configuration.outChannels] + sizes
     }
 
@@ -135,6 +141,7 @@ struct GenerateJob {
         let steps = sampler.schedule.steps
         let text = try settings.string("prune", default: "1@\(max(1, steps / 4))")
         return PortionRun.Judge(
-            maker: try await Judges(inputs: inputs).maker(reward).maker, schedule: try PruningSchedule(text, count: candidates, steps: steps))
+            maker: try await Judges(inputs: inputs).maker(reward).maker,
+            schedule: try PruningSchedule(text, count: candidates, steps: steps))
     }
 }

@@ -6,7 +6,8 @@ struct GeneratorTunerMain {
     static func main() async {
         await ServiceMain.run(
             service: GeneratorTunerService.name,
-            summary: "Improves generators with the reward that people's preferences trained (tune_generator), and samples latents (generate).",
+            summary:
+                "Improves generators with the reward that people's preferences trained (tune_generator), and samples latents (generate).",
             GeneratorTunerService.application)
     }
 }

@@ -32,22 +32,19 @@ final class JobInputs: Sendable {
         fetched = record
         fetcher = try ArtifactFetcher(
             allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { $0.hasPrefix("http") },
-            fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache, maximumBytes: configuration.artifactsMaximumBytes,
+            fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
+            maximumBytes: configuration.artifactsMaximumBytes,
             logger: logger, onFetch: { record.add($0) })
     }
 
-    /// A registered generator's folder on this machine.
-    func generator(_ reference: String) async throws -> (version: ModelVersion, folder: String) {
-        try await folder(reference, .generator)
-    }
-
     /// A registered model's folder on this machine; a name that is not there, or is of another kind, never will be by itself.
-    func folder(_ reference: String, _ kind: ModelKind) async throws -> (version: ModelVersion, folder: String) {
+    /// - Parameter what: where the reference comes from, for the message: `setting generator`.
+    func folder(_ reference: String, _ kind: ModelKind, what: String) async throws -> (version: ModelVersion, folder: String) {
         let version: ModelVersion
         do {
             version = try await registry.resolve(reference, kind: kind)
         } catch let error as RegistryError {
-            throw JobError.permanent(error.description)
+            throw JobError.permanent("\(what): \(error.description)")
         }
         return (version, try await folder(of: version))
     }

@@ -17,10 +17,10 @@ struct Judges {
     /// The judge that a reference names. Its trunk is loaded anew from the registry, so that no tensor is shared with a generator being tuned.
     /// - Throws: a permanent ``JobError`` when the head is not whole, or was trained on another backbone than the registry holds.
     func maker(_ reference: String) async throws -> Judge {
-        let (version, folder) = try await inputs.folder(reference, .reward)
+        let (version, folder) = try await inputs.folder(reference, .reward, what: "setting reward")
         do {
             let head = try RewardFolder(directory: folder)
-            let trunk = try await inputs.generator(head.configuration.backbone)
+            let trunk = try await inputs.folder(head.configuration.backbone, .generator, what: "\(version.reference)'s backbone")
             let weights = try RewardWeights(
                 folder: head, trunk: WanTransformer3DModel.load(directory: trunk.folder), name: trunk.version.reference)
             return Judge(version: version, maker: { RewardModel(weights) }, configuration: head.configuration)

@@ -48,7 +48,8 @@ struct PortionRun: Sendable {
                 func repeated(_ tensor: Tensor?) -> Variable? { tensor.map { one in Variable(Tensor.stack((0..<batch).map { _ in one })) } }
                 return try judge.maker().score(
                     latents: Variable(request.latents), timestep: [Float](repeating: request.timestep, count: batch),
-                    promptEmbeds: repeated(prompt.promptEmbeds)!, condition: repeated(prompt.condition), imageEmbeds: repeated(prompt.imageEmbeds)
+                    promptEmbeds: repeated(prompt.promptEmbeds)!, condition: repeated(prompt.condition),
+                    imageEmbeds: repeated(prompt.imageEmbeds)
                 ).tensor.array
             }
         }

@@ -17,7 +17,8 @@ struct TuneGeneratorJob {
     let context: JobContext
 
     private static let known: Set<String> = [
-        "generator", "reward", "method", "iterations", "batch", "rank", "learning_rate", "sft_learning_rate", "seed", "name", "steps", "shift",
+        "generator", "reward", "method", "iterations", "batch", "rank", "learning_rate", "sft_learning_rate", "seed", "name", "steps",
+        "shift",
         "checkpoint_every", "gradient_clip", "base_clips",
     ]
 
@@ -67,7 +68,7 @@ struct TuneGeneratorJob {
         guard ModelRegistry.isName(name) else { throw JobError.permanent("setting name: '\(name)' cannot be a model's name") }
         let configuration = try configuration(settings)
         let every = try settings.integer("checkpoint_every", default: 20, in: 1...100_000)
-        let generator = try await inputs.generator(try settings.string("generator"))
+        let generator = try await inputs.folder(try settings.string("generator"), .generator, what: "setting generator")
         let judge = try await Judges(inputs: inputs).maker(try settings.string("reward"))
         let (snapshot, data) = try await data(of: judge.version)
         let usesReward = configuration.method != .sft
@@ -77,7 +78,8 @@ struct TuneGeneratorJob {
         let weights = try WanTransformer3DModel.load(directory: generator.folder).weights
         let session = try await NumericThreads.run {
             try TuningSession(
-                generator: weights, data: data, judge: usesReward ? judge.maker : nil, configuration: configuration, state: checkpoint?.state)
+                generator: weights, data: data, judge: usesReward ? judge.maker : nil, configuration: configuration,
+                state: checkpoint?.state)
         }
 
         while session.iteration < configuration.iterations {
@@ -88,7 +90,8 @@ struct TuneGeneratorJob {
                 try session.advance(to: target) { record in
                     let reward = usesReward ? ", reward \(String(format: "%+.2f", record.reward)) sd" : ""
                     context.progress(
-                        Double(record.iteration) / Double(configuration.iterations), "iteration \(record.iteration) of \(configuration.iterations)\(reward)")
+                        Double(record.iteration) / Double(configuration.iterations),
+                        "iteration \(record.iteration) of \(configuration.iterations)\(reward)")
                     return !context.isStopRequested
                 }
             }
@@ -116,7 +119,8 @@ struct TuneGeneratorJob {
         let rate = try settings.double("learning_rate", default: Double(configuration.rewardLearningRate), in: 1e-9...1)
         configuration.rewardLearningRate = Float(rate)
         configuration.clipLearningRate = Float(try settings.double("sft_learning_rate", default: rate, in: 1e-9...1))
-        configuration.gradientClip = Float(try settings.double("gradient_clip", default: Double(configuration.gradientClip), in: 1e-6...1e6))
+        configuration.gradientClip = Float(
+            try settings.double("gradient_clip", default: Double(configuration.gradientClip), in: 1e-6...1e6))
         configuration.baseClips = try settings.integer("base_clips", default: configuration.baseClips, in: 2...100_000)
         configuration.steps = try settings.integer("steps", default: configuration.steps, in: 2...1000)
         configuration.lastStep = configuration.steps - 2
@@ -129,11 +133,14 @@ struct TuneGeneratorJob {
     /// The chosen clips and the prompts of the snapshot behind a reward.
     private func data(of reward: ModelVersion) async throws -> (snapshot: Snapshot, data: TuningData) {
         let lineage = try JSONSerialization.jsonObject(with: Data(reward.model.lineage.utf8)) as? [String: Any]
-        guard let id = (lineage?["snapshot"] as? NSNumber)?.int64Value, let snapshot = try await Snapshot.load(id, client: inputs.client) else {
+        guard let id = (lineage?["snapshot"] as? NSNumber)?.int64Value, let snapshot = try await Snapshot.load(id, client: inputs.client)
+        else {
             throw JobError.permanent("\(reward.reference): its snapshot of pairs is not known here, so there is nothing to tune on")
         }
         let chosen = ChosenClips.select(snapshot.members.map(\.pair))
-        guard !chosen.isEmpty else { throw JobError.permanent("\(reward.reference): no clip of its snapshot was chosen over another; every pair is a tie") }
+        guard !chosen.isEmpty else {
+            throw JobError.permanent("\(reward.reference): no clip of its snapshot was chosen over another; every pair is a tie")
+        }
         var clips: [TuningClip] = []
         for (index, side) in chosen.enumerated() {
             if index % 50 == 0 { context.progress(0, "fetching chosen clips: \(index) of \(chosen.count)") }
@@ -160,7 +167,8 @@ struct TuneGeneratorJob {
         _ session: TuningSession, name: String, generator: ModelVersion, reward: ModelVersion, snapshot: Snapshot,
         configuration: TuningConfiguration, waypoints: [Waypoint]
     ) async throws -> JobResult {
-        let folder = FileManager.default.temporaryDirectory.appending(path: "foretaste-adapter-\(UUID().uuidString)").path(percentEncoded: false)
+        let folder = FileManager.default.temporaryDirectory.appending(path: "foretaste-adapter-\(UUID().uuidString)").path(
+            percentEncoded: false)
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: folder) }
         try LoRAFile.save(session.adapter, to: folder + "/" + LoRAFile.name)

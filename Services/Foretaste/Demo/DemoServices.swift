@@ -84,7 +84,8 @@ struct DemoServices: Sendable {
             last = job
         }
         guard let last, last.state == .succeeded else {
-            throw Failure(description: "job \(id) (\(last?.kind ?? "?")) \(last?.state.rawValue ?? "vanished"): \(last?.error ?? "no reason given")")
+            throw Failure(
+                description: "job \(id) (\(last?.kind ?? "?")) \(last?.state.rawValue ?? "vanished"): \(last?.error ?? "no reason given")")
         }
         return last
     }
@@ -108,7 +109,8 @@ struct DemoServices: Sendable {
         let body = SafetensorsWriter.data(
             tensors: [("latents", latents), ("prompt_embeds", promptEmbeds), ("condition", condition)],
             metadata: [
-                "backbone": "wan-demo", "vae": DemoRun.vae, "layout": "CFHW", "space": "normalized", "noise.kind": "flow", "noise.sigma": "\(sigma)",
+                "backbone": "wan-demo", "vae": DemoRun.vae, "layout": "CFHW", "space": "normalized", "noise.kind": "flow",
+                "noise.sigma": "\(sigma)",
                 "noise.timestep": "\(1000 * sigma)",
             ])
         let answer = try await patiently {
