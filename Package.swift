@@ -160,5 +160,23 @@ let package = Package(
                 "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences",
                 "ServiceKit", log,
             ], path: "Tests/Ingest", swiftSettings: settings),
+        .testTarget(
+            name: "RewardTrainerTests",
+            dependencies: [
+                "PostgresTesting", "RewardTrainer", "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Artifacts", "Postgres",
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", log,
+            ], path: "Tests/RewardTrainer", swiftSettings: settings),
+        .testTarget(
+            name: "LatentScorerTests",
+            dependencies: [
+                "PostgresTesting", "LatentScorer", "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Artifacts", "Postgres",
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", hummingbird, log,
+            ], path: "Tests/LatentScorer", swiftSettings: settings),
+        .testTarget(
+            name: "GeneratorTunerTests",
+            dependencies: [
+                "PostgresTesting", "Tensors", "Safetensors", "Backbones", "Rewards", "Alignment", "Artifacts", "Postgres", "Migrations",
+                "JobQueue", "Preferences", "GeneratorTuner", log,
+            ], path: "Tests/GeneratorTuner", swiftSettings: settings),
     ]
 )

@@ -2,7 +2,7 @@
 struct DemoSettings: Sendable {
     var seed: UInt64 = 7
     /// Groups of candidates that are labelled, and the sampler's steps.
-    var trainingGroups = 240
+    var trainingGroups = 336
     var groupSize = 4
     var trainingSteps = 10
     /// Best-of-N.
@@ -11,7 +11,7 @@ struct DemoSettings: Sendable {
     var validationGroups = 48
     var testGroups = 96
     /// Reward training.
-    var rewardSteps = 400
+    var rewardSteps = 500
     var rewardBlock = 3
     /// Tuning.
     var iterations = 100
