@@ -140,16 +140,39 @@ struct TunerWorld: Sendable {
         return try await queue.enqueue(kind: kind, json: String(decoding: json, as: UTF8.self))
     }
 
-    /// Waits until a job has written a checkpoint.
-    func firstCheckpoint(of job: Int64) async throws {
-        let deadline = ContinuousClock.now + .seconds(120)
-        while ContinuousClock.now < deadline {
-            let found = try await database.client.query("select 1 from queue.checkpoint where job_id = $1 limit 1", [.int(job)])
-            if !found.isEmpty { return }
-            try await Task.sleep(for: .milliseconds(2))
+    /// Kills a service between the first checkpoint of its job and the second, however fast the machine is: the second is held in the
+    /// database until its writer is dead, and then taken back.
+    func killBetweenCheckpoints(_ start: () async throws -> TunerProcess) async throws {
+        try await database.client.execute(
+            """
+            create function public.hold_checkpoint() returns trigger language plpgsql as $$ begin
+                if (select count(*) from queue.checkpoint c where c.job_id = new.job_id) > 1 then
+                    perform pg_advisory_xact_lock_shared(4242);
+                end if;
+                return new;
+            end $$;
+            create trigger hold after insert on queue.checkpoint for each row execute function public.hold_checkpoint();
+            """)
+        let waiting = "from pg_locks where locktype = 'advisory' and objid = 4242 and not granted"
+        try await database.client.withConnection { holder in
+            try await holder.query("select pg_advisory_lock(4242)")
+            let service = try await start()
+            do {
+                let deadline = ContinuousClock.now + .seconds(120)
+                while try await database.client.query("select 1 \(waiting)").isEmpty {
+                    try #require(ContinuousClock.now < deadline && service.child.isRunning, "there was no second checkpoint")
+                    try await Task.sleep(for: .milliseconds(10))
+                }
+            } catch {
+                await service.kill()
+                throw error
+            }
+            await service.kill()
+            // The server does not know yet that its client is gone.
+            try await database.client.query("select pg_terminate_backend(pid) \(waiting)")
+            try await holder.query("select pg_advisory_unlock(4242)")
         }
-        Issue.record("job \(job) wrote no checkpoint: \(try await queue.show(job).json)")
-        throw CancellationError()
+        try await database.client.execute("drop trigger hold on queue.checkpoint")
     }
 
     /// The content of something in the store.

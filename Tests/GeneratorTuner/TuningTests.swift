@@ -31,9 +31,7 @@ extension GeneratorTunerTests {
         @Test func aKilledRunEndsWithTheAdapterOfAnUninterruptedOne() async throws {
             try await TunerWorld.with { world in
                 let killed = try await world.enqueue("tune_generator", settings("killed"))
-                let first = try await TunerProcess.start(world)
-                try await world.firstCheckpoint(of: killed)
-                await first.kill()
+                try await world.killBetweenCheckpoints { try await TunerProcess.start(world) }
                 let left = try await world.queue.show(killed)
                 #expect(left.state == .leased, "it had ended before it was killed: \(left.json)")
 

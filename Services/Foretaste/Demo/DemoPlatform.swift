@@ -42,6 +42,7 @@ enum DemoPlatform {
         let result = await outcome(settings: settings, output: output, terminal: terminal, system: system, store: url, interrupted: interrupted)
         await supervisor.stop()
         await store.stop()
+        if interrupted.arrived, case .failure = result { throw CommandFailure(description: "the demo was interrupted") }
         let figures = try result.get()
         terminal.headline(
             String(format: "Done in %.0f s. %d of %d figures reached.", Date().timeIntervalSince(started), figures.targets.count { $0.reached }, figures.targets.count))

@@ -234,7 +234,7 @@ struct ReportPage {
             <section><h2>5 · The services behind it</h2>
             <p>Four processes that talk only through PostgreSQL, in a database of this run's own. \(figures.fetches.count) artifacts
             (\(Chart.fixed(Double(bytes) / 1_048_576, 1)) MiB) were fetched over HTTP, each checked against its digest:
-            \(services.map { "\($0.key) \($0.value)" }.joined(separator: ", ")). \(verified) verification jobs, and:</p>
+            \(services.map { "\(Chart.escape($0.key)) \($0.value)" }.joined(separator: ", ")). \(verified) verification jobs, and:</p>
             <table><tr><th>job</th><th>kind</th><th>state</th><th>attempts</th><th>worker</th><th>pid</th><th>seconds</th></tr>
             \(jobs)</table></section>
             """
