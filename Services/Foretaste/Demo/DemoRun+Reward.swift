@@ -44,20 +44,22 @@ extension DemoRun {
     func evaluateReward(_ reward: RewardWeights, pool: Pool, tests: BestOfNTests) async throws -> String {
         let step = "evaluate the reward"
         let seed = settings.seed
-        let dataset = try tests.test.clips.dataset(world: world)
+        let dataset = try tests.test.clips.dataset(world: world), validation = try tests.validation.clips.dataset(world: world)
         let training = try trainingDataset(pool)
         let path = tests.test.path.map { PathEvaluation.Level(timestep: 1000 * tests.sigma($0.key), latents: $0.value) }
             .sorted { $0.timestep > $1.timestep }
         let terminal = terminal
-        let (evaluations, onPath) = try await NumericThreads.run {
+        let (evaluations, onPath, best) = try await NumericThreads.run {
             let untrained = try RewardHead(configuration: reward.head.configuration, normalization: reward.head.normalization, seed: seed &+ 1)
+            // The level that is called best is chosen on other groups than those that are reported.
+            let chosen = try RewardEvaluation(reward, dataset: validation, seed: seed) { terminal.progress(step, 0.25 * $0, "other groups") }
+            let best = chosen.accuracy.indices.max { chosen.accuracy[$0].accuracy < chosen.accuracy[$1].accuracy } ?? 0
             let evaluations = try RewardEvaluation.compare([reward.head, untrained], over: reward, dataset: dataset, seed: seed) {
-                terminal.progress(step, 0.7 * $0, "re-noised clips")
+                terminal.progress(step, 0.25 + 0.5 * $0, "re-noised clips")
             }
-            return (evaluations, try PathEvaluation(reward, dataset: dataset, levels: path))
+            return (evaluations, try PathEvaluation(reward, dataset: dataset, levels: path), best)
         }
         let trained = evaluations[0].accuracy
-        let best = trained.indices.max { trained[$0].accuracy < trained[$1].accuracy } ?? 0
         let energy = EnergyJudge(training: training).accuracy(dataset)
         let gain = Estimate(paired: evaluations[0].clusters(level: best).clusters, minus: energy.clusters)
 

@@ -24,9 +24,8 @@ enum DemoVerdict {
             "untrained head", "within 40–60 %", percent(reward.untrained_accuracy), (0.4...0.6).contains(reward.untrained_accuracy),
             "The untrained head is at \(percent(reward.untrained_accuracy)), outside of chance: something other than training tells the clips apart.")
         let inside = reward.best_timestep > 300 && reward.best_timestep < 950
-        let best = reward.accuracy.firstIndex { $0.timestep == reward.best_timestep } ?? 0
-        let falls = reward.accuracy.first.map { $0.accuracy < reward.best_accuracy } ?? false
-            && reward.accuracy.last.map { $0.accuracy < reward.best_accuracy } ?? false && best > 0 && best < reward.accuracy.count - 1
+        let falls = reward.accuracy.count > 2 && reward.accuracy.first!.accuracy < reward.best_accuracy
+            && reward.accuracy.last!.accuracy < reward.best_accuracy
         check(
             "best timestep", "inside 300–950, falling on both sides", "t = \(Int(reward.best_timestep))", inside && falls,
             "The accuracy curve does not peak inside of 300–950 with lower values on both sides.")
