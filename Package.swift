@@ -122,6 +122,8 @@ let package = Package(
             name: "JobQueueTestWorker", dependencies: ["JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
             swiftSettings: settings),
         .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: numeric),
+        .executableTarget(
+            name: "WanBench", dependencies: ["Tensors", "Backbones", "DemoWorld"], path: "Tests/Performance/WanBench", swiftSettings: numeric),
         .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
         .testTarget(name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors"], path: "Tests/Safetensors", swiftSettings: settings),
         .testTarget(
