@@ -50,7 +50,8 @@ let package = Package(
         .systemLibrary(name: "CLibcrypto", path: "Shared/System/CLibcrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .target(name: "CCurl", path: "Shared/System/CCurl", linkerSettings: [.linkedLibrary("curl")]),
         .target(name: "CSpawn", path: "Shared/System/CSpawn"),
-        .target(name: "CKernels", path: "Shared/System/CKernels", cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
+        .target(
+            name: "CKernels", path: "Shared/System/CKernels", cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
 
         // Numerics: a library that somebody could use alone.
         .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: numeric),
@@ -123,9 +124,11 @@ let package = Package(
             swiftSettings: settings),
         .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: numeric),
         .executableTarget(
-            name: "WanBench", dependencies: ["Tensors", "Backbones", "DemoWorld"], path: "Tests/Performance/WanBench", swiftSettings: numeric),
+            name: "WanBench", dependencies: ["Tensors", "Backbones", "DemoWorld"], path: "Tests/Performance/WanBench",
+            swiftSettings: numeric),
         .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
-        .testTarget(name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors"], path: "Tests/Safetensors", swiftSettings: settings),
+        .testTarget(
+            name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors"], path: "Tests/Safetensors", swiftSettings: settings),
         .testTarget(
             name: "BackbonesTests", dependencies: ["Tensors", "Safetensors", "Backbones"], path: "Tests/Backbones", exclude: ["Fixtures"],
             swiftSettings: settings),
@@ -139,10 +142,12 @@ let package = Package(
             name: "RewardsTests", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards"], path: "Tests/Rewards",
             swiftSettings: settings),
         .testTarget(
-            name: "AlignmentTests", dependencies: ["Alignment", "Diffusion", "Tensors", "Backbones", "Safetensors"], path: "Tests/Alignment",
+            name: "AlignmentTests", dependencies: ["Alignment", "Diffusion", "Tensors", "Backbones", "Safetensors"],
+            path: "Tests/Alignment",
             swiftSettings: settings),
         .testTarget(
-            name: "PostgresTests", dependencies: ["Postgres", "Migrations", "PostgresTesting"], path: "Tests/Postgres", swiftSettings: settings),
+            name: "PostgresTests", dependencies: ["Postgres", "Migrations", "PostgresTesting"], path: "Tests/Postgres",
+            swiftSettings: settings),
         .testTarget(
             name: "JobQueueTests", dependencies: ["JobQueue", "Postgres", "Migrations", "PostgresTesting", "JobQueueTestWorker", log],
             path: "Tests/JobQueue", swiftSettings: settings),

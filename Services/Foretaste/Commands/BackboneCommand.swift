@@ -6,7 +6,8 @@ import Tensors
 /// `foretaste backbone …`: for anyone who checks us against diffusers.
 struct BackboneCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "backbone", abstract: "Inspect a model folder, or run its transformer on a file of inputs.", subcommands: [Inspect.self, Forward.self])
+        commandName: "backbone", abstract: "Inspect a model folder, or run its transformer on a file of inputs.",
+        subcommands: [Inspect.self, Forward.self])
 
     struct Inspect: ParsableCommand {
         static let configuration = CommandConfiguration(abstract: "What a diffusers folder holds.")

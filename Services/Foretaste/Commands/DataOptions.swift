@@ -26,7 +26,8 @@ struct DataOptions: ParsableArguments {
         let configuration = try configuration()
         return try ArtifactFetcher(
             allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { $0.hasPrefix("http") },
-            fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache, maximumBytes: configuration.artifactsMaximumBytes)
+            fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
+            maximumBytes: configuration.artifactsMaximumBytes)
     }
 
     private func configuration() throws -> ServiceConfiguration {

@@ -26,7 +26,8 @@ struct JobsCommand: AsyncParsableCommand {
                 if json { return print("[" + jobs.map(\.json).joined(separator: ",\n ") + "]") }
                 let rows = jobs.map {
                     [
-                        String($0.id), $0.kind, $0.state.rawValue, String($0.attempt), $0.progress.map { String(format: "%.0f %%", $0 * 100) } ?? "",
+                        String($0.id), $0.kind, $0.state.rawValue, String($0.attempt),
+                        $0.progress.map { String(format: "%.0f %%", $0 * 100) } ?? "",
                         $0.worker ?? "", $0.error ?? $0.message ?? "",
                     ]
                 }
@@ -71,7 +72,8 @@ struct JobsCommand: AsyncParsableCommand {
                 """)
         @OptionGroup var data: DataOptions
         @Argument(help: "What to do: train_reward, evaluate_reward, tune_generator, generate.") var kind: String
-        @Option(name: .customLong("set"), parsing: .singleValue, help: "A setting, KEY=VALUE; may be given several times.") var settings: [String] = []
+        @Option(name: .customLong("set"), parsing: .singleValue, help: "A setting, KEY=VALUE; may be given several times.") var settings:
+            [String] = []
         @Option(help: "While a job with this key lives, its id is printed and nothing added.") var dedupeKey: String?
         @Flag(help: "Show progress and wait: exit status 0 when the job succeeded, 1 when it did not.") var wait = false
 
@@ -92,7 +94,8 @@ struct JobsCommand: AsyncParsableCommand {
                 }
                 guard let last, last.state == .succeeded else {
                     terminal.finished("\(kind) \(id)", seconds: Date().timeIntervalSince(started), last?.state.rawValue ?? "unknown")
-                    throw CommandFailure(description: "job \(id) \(last?.state.rawValue ?? "is unknown"): \(last?.error ?? "no reason was given")")
+                    throw CommandFailure(
+                        description: "job \(id) \(last?.state.rawValue ?? "is unknown"): \(last?.error ?? "no reason was given")")
                 }
                 terminal.finished("\(kind) \(id)", seconds: Date().timeIntervalSince(started), "succeeded")
             }

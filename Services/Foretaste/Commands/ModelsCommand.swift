@@ -14,7 +14,9 @@ struct ModelsCommand: AsyncParsableCommand {
     struct Import: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Register a diffusers folder as a generator and print NAME:VERSION.",
-            discussion: "The folder has config.json and its weights; the class comes from config.json. Every weight is checked before anything is registered.")
+            discussion:
+                "The folder has config.json and its weights; the class comes from config.json. Every weight is checked before anything is registered."
+        )
         @OptionGroup var data: DataOptions
         @Argument(help: "The folder.") var directory: String
         @Option(help: "The model's name.") var name: String
@@ -78,7 +80,8 @@ struct ModelsCommand: AsyncParsableCommand {
                         header: ["MODEL", "KIND", "ALIASES", "DIMENSION", "BACKBONE", "BYTES", "CREATED"],
                         rows: models.map {
                             [
-                                $0.reference, $0.kind.rawValue, $0.aliases.joined(separator: ","), $0.model.dimension ?? "", $0.model.backbone ?? "",
+                                $0.reference, $0.kind.rawValue, $0.aliases.joined(separator: ","), $0.model.dimension ?? "",
+                                $0.model.backbone ?? "",
                                 String($0.model.bytes), "\($0.createdAt)",
                             ]
                         }))

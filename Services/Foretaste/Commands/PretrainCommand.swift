@@ -22,9 +22,11 @@ struct PretrainCommand: AsyncParsableCommand {
         let terminal = Terminal()
         let (output, steps, seed) = (output, steps, seed)
         let summary = try await NumericThreads.run {
-            try DemoPretraining.run(output: output, steps: steps, seed: seed, progress: { step, loss in
-                if step % 10 == 0 { terminal.progress("pretraining", Double(step) / Double(steps), String(format: "loss %.4f", loss)) }
-            })
+            try DemoPretraining.run(
+                output: output, steps: steps, seed: seed,
+                progress: { step, loss in
+                    if step % 10 == 0 { terminal.progress("pretraining", Double(step) / Double(steps), String(format: "loss %.4f", loss)) }
+                })
         }
         terminal.finished("pretraining", seconds: summary.seconds, String(format: "final loss %.4f", summary.finalLoss))
         print(output)

@@ -14,7 +14,8 @@ final class ArtifactProcess: Sendable {
         try? FileManager.default.removeItem(atPath: readyFile)
         child = try await ChildProcess.start(
             ChildProcess.Request(
-                path: SupervisorOptions.ownFolder + "/foretaste", arguments: ["artifacts", "serve", "--root", root, "--listen", "127.0.0.1:0"],
+                path: SupervisorOptions.ownFolder + "/foretaste",
+                arguments: ["artifacts", "serve", "--root", root, "--listen", "127.0.0.1:0"],
                 environment: environment.merging(["FORETASTE_ARTIFACTS_READY_FILE": readyFile, "FORETASTE_DATA": scratch]).variables))
     }
 
@@ -29,7 +30,9 @@ final class ArtifactProcess: Sendable {
             if let data = FileManager.default.contents(atPath: readyFile), let ready = try? JSONDecoder().decode(Ready.self, from: data) {
                 return ready.url.hasSuffix("/") ? String(ready.url.dropLast()) : ready.url
             }
-            guard child.isRunning else { throw CommandFailure(description: "the artifact server ended with status \(await child.exitStatus())") }
+            guard child.isRunning else {
+                throw CommandFailure(description: "the artifact server ended with status \(await child.exitStatus())")
+            }
             try await Task.sleep(for: .milliseconds(20))
         }
         throw CommandFailure(description: "the artifact server did not start within 30 seconds")

@@ -38,14 +38,19 @@ enum DemoPlatform {
         let supervisor = Supervisor(options, logger: Logger(label: "demo", factory: { _ in SwiftLogNoOpLogHandler() }))
         let interrupted = TerminationSignals()
         let system = try await supervisor.start()
-        terminal.finished("start the services", seconds: Date().timeIntervalSince(started), "PostgreSQL and \(system.processes.count) services of its own")
-        let result = await outcome(settings: settings, output: output, terminal: terminal, system: system, store: url, interrupted: interrupted)
+        terminal.finished(
+            "start the services", seconds: Date().timeIntervalSince(started), "PostgreSQL and \(system.processes.count) services of its own"
+        )
+        let result = await outcome(
+            settings: settings, output: output, terminal: terminal, system: system, store: url, interrupted: interrupted)
         await supervisor.stop()
         await store.stop()
         if interrupted.arrived, case .failure = result { throw CommandFailure(description: "the demo was interrupted") }
         let figures = try result.get()
         terminal.headline(
-            String(format: "Done in %.0f s. %d of %d figures reached.", Date().timeIntervalSince(started), figures.targets.count { $0.reached }, figures.targets.count))
+            String(
+                format: "Done in %.0f s. %d of %d figures reached.", Date().timeIntervalSince(started),
+                figures.targets.count { $0.reached }, figures.targets.count))
         for finding in figures.findings { terminal.headline("  - " + finding.text) }
         return output + "/report.html"
     }
@@ -56,7 +61,8 @@ enum DemoPlatform {
         let work = Task { () throws -> DemoFigures in
             let client = PostgresClient(
                 configuration: PostgresConfiguration(url: system.databaseURL), maximumConnections: 4, applicationName: "foretaste demo")
-            let services = DemoServices(ingest: system.ingest, scorer: system.scorer, client: client, http: HTTPClient(apiKey: system.apiKey))
+            let services = DemoServices(
+                ingest: system.ingest, scorer: system.scorer, client: client, http: HTTPClient(apiKey: system.apiKey))
             let run = try DemoRun(
                 settings: settings, output: output, terminal: terminal, services: services, store: ArtifactStore(location: store + "/"))
             do {
@@ -81,7 +87,8 @@ enum DemoPlatform {
         let files = FileManager.default
         let generator = output + "/generator"
         try files.createDirectory(atPath: generator, withIntermediateDirectories: true)
-        for name in try files.contentsOfDirectory(atPath: DemoResources.generator) where name.hasSuffix(".json") || name.hasSuffix(".safetensors") {
+        for name in try files.contentsOfDirectory(atPath: DemoResources.generator)
+        where name.hasSuffix(".json") || name.hasSuffix(".safetensors") {
             try? files.removeItem(atPath: generator + "/" + name)
             try files.copyItem(atPath: DemoResources.generator + "/" + name, toPath: generator + "/" + name)
         }

@@ -83,11 +83,14 @@ extension DemoRun {
         row(
             "all_to_end", "all to the end, re-noised to t = 0.7 and scored", passes: full.forwardPasses, judged: count,
             SelectionOutcome(groups) { $0.pick(full) })
-        row("oracle", "all to the end, by the annotator: the ceiling", passes: count * steps, judged: 0, SelectionOutcome(groups) { $0.oracle })
+        row(
+            "oracle", "all to the end, by the annotator: the ceiling", passes: count * steps, judged: 0,
+            SelectionOutcome(groups) { $0.oracle })
         bestOfNSheet(tests, groups, progressive)
 
         let found = figures.best_of_n.first { $0.method == "progressive" }!, all = figures.best_of_n.first { $0.method == "all_to_end" }!
-        return "\(progressive): \(percent(found.forward_passes / all.forward_passes)) of the passes, \(percent(all.quality_gain == 0 ? 0 : found.quality_gain / all.quality_gain)) of the gain"
+        return
+            "\(progressive): \(percent(found.forward_passes / all.forward_passes)) of the passes, \(percent(all.quality_gain == 0 ? 0 : found.quality_gain / all.quality_gain)) of the gain"
     }
 
     /// Every score that a schedule could ask for, from the scoring service.
@@ -154,7 +157,8 @@ extension DemoRun {
         sheets.append(
             .init(
                 title: "Best-of-N",
-                caption: "Above: each group's first candidate. Below: what progressive pruning kept. Green frame: good by the annotator; red: flawed.",
+                caption:
+                    "Above: each group's first candidate. Below: what progressive pruning kept. Green frame: good by the annotator; red: flawed.",
                 png: sheet.encoded(), width: sheet.width))
     }
 }

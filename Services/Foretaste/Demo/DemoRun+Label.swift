@@ -39,7 +39,9 @@ extension DemoRun {
         ]
         let id = try await services.queue.enqueue(kind: "generate", json: try jsonObject(arguments))
         let job = try await services.wait(for: id) { terminal.progress(step, 0.7 * ($0.progress ?? 0), $0.message ?? "") }
-        guard let result = try job.result(as: GenerateResult.self) else { throw DemoServices.Failure(description: "generate left no result") }
+        guard let result = try job.result(as: GenerateResult.self) else {
+            throw DemoServices.Failure(description: "generate left no result")
+        }
         let outputs = try JSONDecoder().decode([Output].self, from: try await services.http.get(result.manifest.url).body)
 
         var latents: [Tensor] = []
@@ -99,12 +101,14 @@ extension DemoRun {
 
     func trainingArguments(_ name: String, _ dimension: String, _ generator: String) -> [String: Any] {
         [
-            "name": name, "backbone": generator, "dimension": dimension, "head": "prism", "loss": "rao-kupper", "block": settings.rewardBlock,
+            "name": name, "backbone": generator, "dimension": dimension, "head": "prism", "loss": "rao-kupper",
+            "block": settings.rewardBlock,
             "steps": settings.rewardSteps, "batch": 64, "learning_rate": 1e-3, "seed": Int(settings.seed),
         ]
     }
 
     func jsonObject(_ object: [String: Any]) throws -> String {
-        String(decoding: try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes]), as: UTF8.self)
+        String(
+            decoding: try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes]), as: UTF8.self)
     }
 }

@@ -50,9 +50,12 @@ extension DemoRun {
             .sorted { $0.timestep > $1.timestep }
         let terminal = terminal
         let (evaluations, onPath, best) = try await NumericThreads.run {
-            let untrained = try RewardHead(configuration: reward.head.configuration, normalization: reward.head.normalization, seed: seed &+ 1)
+            let untrained = try RewardHead(
+                configuration: reward.head.configuration, normalization: reward.head.normalization, seed: seed &+ 1)
             // The level that is called best is chosen on other groups than those that are reported.
-            let chosen = try RewardEvaluation(reward, dataset: validation, seed: seed) { terminal.progress(step, 0.25 * $0, "other groups") }
+            let chosen = try RewardEvaluation(reward, dataset: validation, seed: seed) {
+                terminal.progress(step, 0.25 * $0, "other groups")
+            }
             let best = chosen.accuracy.indices.max { chosen.accuracy[$0].accuracy < chosen.accuracy[$1].accuracy } ?? 0
             let evaluations = try RewardEvaluation.compare([reward.head, untrained], over: reward, dataset: dataset, seed: seed) {
                 terminal.progress(step, 0.25 + 0.5 * $0, "re-noised clips")
@@ -76,7 +79,8 @@ extension DemoRun {
         figures.reward.gain_over_energy = gain.mean
         figures.reward.gain_over_energy_half_width = gain.halfWidth
         figures.reward.tested_pairs = trained[best].pairs
-        return "right \(percent(trained[best].accuracy)) at t \(Int(evaluations[0].timesteps[best])), energy \(percent(energy.estimate.accuracy)), untrained \(percent(figures.reward.untrained_accuracy))"
+        return
+            "right \(percent(trained[best].accuracy)) at t \(Int(evaluations[0].timesteps[best])), energy \(percent(energy.estimate.accuracy)), untrained \(percent(figures.reward.untrained_accuracy))"
     }
 
     /// The labelled pairs as posted: what a control's sign is chosen on.

@@ -34,7 +34,8 @@ extension DemoRun {
         for method in Self.methods {
             let arguments: [String: Any] = [
                 "generator": generator, "reward": Self.rewardName + "@champion", "method": method, "iterations": settings.iterations,
-                "batch": 16, "rank": 8, "learning_rate": 1e-3, "seed": Int(settings.seed), "name": "lora-" + method.replacing("+", with: "-"),
+                "batch": 16, "rank": 8, "learning_rate": 1e-3, "seed": Int(settings.seed),
+                "name": "lora-" + method.replacing("+", with: "-"),
                 "steps": settings.tuningSteps, "checkpoint_every": settings.waypoints,
             ]
             jobs.append((method, try await services.queue.enqueue(kind: "tune_generator", json: try jsonObject(arguments))))
@@ -44,7 +45,9 @@ extension DemoRun {
             let done = try await services.wait(for: job.id) {
                 terminal.progress(step, share * (Double(index) + ($0.progress ?? 0)), "\(job.method): \($0.message ?? "")")
             }
-            guard let result = try done.result(as: TuneResult.self) else { throw DemoServices.Failure(description: "tune_generator left no result") }
+            guard let result = try done.result(as: TuneResult.self) else {
+                throw DemoServices.Failure(description: "tune_generator left no result")
+            }
             var waypoints: [(Int, LoRAWeights)] = []
             for waypoint in result.waypoints {
                 let file = output + "/.adapter.safetensors"
@@ -67,7 +70,8 @@ extension DemoRun {
         }
         func clips(_ adapter: LoRAWeights?, _ count: Int, _ seed: UInt64, guidance: Float = 1) async throws -> DemoClipSet {
             try await sampler.sample(
-                sampler.generator(adapter: adapter), prompts: DemoSampler.prompts(count), group: 1, steps: settings.tuningSteps, noiseSeed: seed,
+                sampler.generator(adapter: adapter), prompts: DemoSampler.prompts(count), group: 1, steps: settings.tuningSteps,
+                noiseSeed: seed,
                 guidance: guidance
             ).clips
         }
@@ -85,7 +89,8 @@ extension DemoRun {
                 let gain = Estimate(zip(after.qualities, before.qualities).map { $0 - $1 }).mean
                 points.append(
                     .init(
-                        iteration: waypoint.iteration, quality_gain: gain, reward_gain: try await rewards(of: after, reward).gain(over: beforeRewards),
+                        iteration: waypoint.iteration, quality_gain: gain,
+                        reward_gain: try await rewards(of: after, reward).gain(over: beforeRewards),
                         energy_ratio: after.meanEnergy / before.meanEnergy))
                 if gain > best {
                     best = gain
@@ -132,7 +137,8 @@ extension DemoRun {
         }
         tuningSheet(base, best)
         let both = figures.tuning.first { $0.method == "prfl+sft" }
-        return "PRFL + SFT: \(both?.wins ?? 0) won, \(both?.losses ?? 0) lost, good \(percent(base.goodRate)) → \(percent(both?.good_rate ?? 0))"
+        return
+            "PRFL + SFT: \(both?.wins ?? 0) won, \(both?.losses ?? 0) lost, good \(percent(base.goodRate)) → \(percent(both?.good_rate ?? 0))"
     }
 
     /// Rewards of finished clips: noise is added again to where heads judge best, the same noise for the same clip number.
@@ -154,11 +160,14 @@ extension DemoRun {
     private func tuningSheet(_ base: DemoClipSet, _ tuned: DemoClipSet) {
         let shown = 0..<min(12, base.count)
         let sheet = ContactSheet.draw(
-            rows: [shown.map { base.picture($0, world: world) }, shown.map { tuned.picture($0, world: world) }], frames: DemoGeometry.frames,
+            rows: [shown.map { base.picture($0, world: world) }, shown.map { tuned.picture($0, world: world) }],
+            frames: DemoGeometry.frames,
             height: DemoGeometry.size, width: DemoGeometry.size)
         sheets.append(
             .init(
-                title: "Tuning", caption: "The same twelve seeds before (above) and after PRFL + SFT (below), one a prompt. Green frame: good by the annotator; red: flawed.",
+                title: "Tuning",
+                caption:
+                    "The same twelve seeds before (above) and after PRFL + SFT (below), one a prompt. Green frame: good by the annotator; red: flawed.",
                 png: sheet.encoded(), width: sheet.width))
     }
 }

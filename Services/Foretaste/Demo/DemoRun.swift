@@ -69,7 +69,8 @@ final class DemoRun {
     private func report() async throws {
         figures.jobs = try await services.queue.list(limit: 100_000).map { job in
             DemoFigures.Job(
-                id: String(job.id), kind: job.kind, state: job.state.rawValue, attempts: job.attempt, worker: job.worker ?? "", pid: job.pid ?? 0,
+                id: String(job.id), kind: job.kind, state: job.state.rawValue, attempts: job.attempt, worker: job.worker ?? "",
+                pid: job.pid ?? 0,
                 seconds: job.startedAt.flatMap { start in job.finishedAt.map { $0.timeIntervalSince(start) } } ?? 0)
         }.reversed()
         figures.fetches = try await ArtifactFetchLog(client: services.client).list().map {
@@ -79,6 +80,7 @@ final class DemoRun {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         try encoder.encode(figures).write(to: URL(filePath: output + "/report.json"), options: .atomic)
-        try Data(ReportPage(figures: figures, sheets: sheets).html().utf8).write(to: URL(filePath: output + "/report.html"), options: .atomic)
+        try Data(ReportPage(figures: figures, sheets: sheets).html().utf8).write(
+            to: URL(filePath: output + "/report.html"), options: .atomic)
     }
 }

@@ -41,7 +41,18 @@ final class DemoSampler: Sendable {
         let table = world.promptEmbeds(DemoPrompt.allCases)
         let velocity = generator.velocity(promptEmbeds: table, rows: clipPrompts.map(\.id), guidance: guidance)
         let started = Date()
-        let result = try await NumericThreads.run { try sampler.run(noise, recording: recording, velocity: velocity) }
+        // A numeric thread does not see that the task was cancelled; Ctrl-C should not have to wait for a minute of sampling.
+        let stop = Stop()
+        let result = try await withTaskCancellationHandler {
+            try await NumericThreads.run {
+                try sampler.run(noise, recording: recording) { request in
+                    if stop.isRequested { throw CancellationError() }
+                    return try velocity(request)
+                }
+            }
+        } onCancel: {
+            stop.request()
+        }
         if guidance == 1 {
             cost.withLock {
                 $0.passes += clipPrompts.count * steps
@@ -49,6 +60,12 @@ final class DemoSampler: Sendable {
             }
         }
         return (DemoClipSet(latents: result.latents, prompts: clipPrompts, group: group, world: world), result.recorded)
+    }
+
+    private final class Stop: Sendable {
+        private let requested = Atomic(false)
+        var isRequested: Bool { requested.load(ordering: .relaxed) }
+        func request() { requested.store(true, ordering: .relaxed) }
     }
 
     /// All prompts in turn, so that each comes equally often.

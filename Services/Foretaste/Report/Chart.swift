@@ -96,7 +96,9 @@ struct LineChart {
             let sorted = one.points.sorted { $0.x < $1.x }
             if sorted.contains(where: { $0.halfWidth > 0 }) {
                 let upper = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y + $0.halfWidth, onRight: one.onRight)))" }
-                let lower = sorted.reversed().map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y - $0.halfWidth, onRight: one.onRight)))" }
+                let lower = sorted.reversed().map {
+                    "\(Chart.number(x($0.x))),\(Chart.number(y($0.y - $0.halfWidth, onRight: one.onRight)))"
+                }
                 out += "<polygon points=\"\((upper + lower).joined(separator: " "))\" fill=\"\(one.colour)\" opacity=\"0.14\"/>\n"
             }
             let path = sorted.map { "\(Chart.number(x($0.x))),\(Chart.number(y($0.y, onRight: one.onRight)))" }.joined(separator: " ")

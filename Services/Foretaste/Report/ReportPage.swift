@@ -170,7 +170,9 @@ struct ReportPage {
         let series = figures.tuning_curves.flatMap { curve -> [LineChart.Series] in
             let name = names[curve.method] ?? curve.method, colour = colours[curve.method] ?? grey
             return [
-                .init(name: name + ": annotator", colour: colour, points: curve.points.map { .init(x: Double($0.iteration), y: $0.quality_gain) }),
+                .init(
+                    name: name + ": annotator", colour: colour,
+                    points: curve.points.map { .init(x: Double($0.iteration), y: $0.quality_gain) }),
                 .init(
                     name: name + ": reward", colour: colour, points: curve.points.map { .init(x: Double($0.iteration), y: $0.reward_gain) },
                     dashed: true, onRight: true),
