@@ -170,5 +170,44 @@ extension ForetasteProcessTests {
                 }
             }
         }
+
+        @Test func schedulesAreAddedListedAndRemoved() async throws {
+            try await withTemporaryFolder { folder in
+                try await TestDatabase.with { database in
+                    let variables = ["DATABASE_URL": database.url, "FORETASTE_DATA": folder + "/data"]
+                    func schedule(_ arguments: String...) async throws -> Program.Ended {
+                        try await Program.run(["schedule"] + arguments, in: folder, variables)
+                    }
+                    for every in ["500", "250"] {
+                        let added = try await schedule("add", "retrain", "--every", every, "--set", "name=reward-overall")
+                        #expect(added.status == 0, "\(added)")
+                    }
+                    #expect((1...127).contains(try await schedule("add", "never", "--every", "0").status))
+                    let listed = try await schedule("list", "--json")
+                    let rows = try #require(try JSONSerialization.jsonObject(with: Data(listed.output.utf8)) as? [[String: Any]])
+                    #expect(rows.count == 1 && listed.output.contains("250") && listed.output.contains("reward-overall"), "\(listed)")
+                    #expect(try await schedule("remove", "retrain").status == 0)
+                    let again = try await schedule("remove", "retrain")
+                    #expect(again.status == 1 && again.errors.contains("retrain"), "\(again)")
+                }
+            }
+        }
+
+        /// Two steps teach nothing, but what they leave is a whole model, and the same each time.
+        @Test func pretrainingLeavesAModelInDiffusersLayout() async throws {
+            try await withTemporaryFolder { folder in
+                for name in ["one", "two"] {
+                    let ended = try await Program.run(
+                        ["pretrain", "--output", "\(folder)/\(name)", "--steps", "2", "--seed", "3"], in: folder)
+                    try #require(ended.status == 0, "\(ended)")
+                }
+                for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+                    #expect(FileManager.default.contentsEqual(atPath: "\(folder)/one/\(name)", andPath: "\(folder)/two/\(name)"), "\(name)")
+                }
+                let inspected = try await Program.run(["backbone", "inspect", folder + "/one"], in: folder)
+                #expect(inspected.status == 0 && inspected.output.contains("20 in, 12 out"), "\(inspected)")
+                #expect(try await Program.run(["pretrain", "--output", folder + "/none", "--steps", "0"], in: folder).status != 0)
+            }
+        }
     }
 }

@@ -116,7 +116,7 @@ extension GeneratorTunerTests {
                 // A portion is 96 clips, so that each prompt here ends with a checkpoint.
                 let settings = settings(try await world.prompts(5), candidates: 96, steps: 8)
                 let job = try await world.enqueue("generate", settings)
-                try await world.killBetweenCheckpoints { try await TunerProcess.start(world) }
+                try await world.endBetweenCheckpoints { try await TunerProcess.start(world) }
                 let left = try await world.queue.show(job)
                 #expect(left.state == .leased, "it had ended before it was killed: \(left.json)")
                 try await TunerProcess.with(world) { _ in

@@ -140,9 +140,9 @@ struct TunerWorld: Sendable {
         return try await queue.enqueue(kind: kind, json: String(decoding: json, as: UTF8.self))
     }
 
-    /// Kills a service between the first checkpoint of its job and the second, however fast the machine is: the second is held in the
-    /// database until its writer is dead, and then taken back.
-    func killBetweenCheckpoints(_ start: () async throws -> TunerProcess) async throws {
+    /// Ends a service between the first checkpoint of its job and the second, however fast the machine is: the second is held in the
+    /// database until the signal is sent; a killed service's is taken back.
+    func endBetweenCheckpoints(_ signal: CInt = SIGKILL, _ start: () async throws -> TunerProcess) async throws {
         try await database.client.execute(
             """
             create function public.hold_checkpoint() returns trigger language plpgsql as $$ begin
@@ -167,12 +167,19 @@ struct TunerWorld: Sendable {
                 await service.kill()
                 throw error
             }
-            await service.kill()
-            // The server does not know yet that its client is gone.
-            try await database.client.query("select pg_terminate_backend(pid) \(waiting)")
+            if signal == SIGKILL {
+                await service.kill()
+                // The server does not know yet that its client is gone.
+                try await database.client.query("select pg_terminate_backend(pid) \(waiting)")
+            } else {
+                service.child.signal(signal)
+                // Long enough that the service knows, and it has nothing else to do meanwhile.
+                try await Task.sleep(for: .milliseconds(500))
+            }
             try await holder.query("select pg_advisory_unlock(4242)")
+            if signal != SIGKILL { await service.stop() }
         }
-        try await database.client.execute("drop trigger hold on queue.checkpoint")
+        try await database.client.execute("drop trigger hold on queue.checkpoint; drop function public.hold_checkpoint()")
     }
 
     /// The content of something in the store.

@@ -31,7 +31,7 @@ extension GeneratorTunerTests {
         @Test func aKilledRunEndsWithTheAdapterOfAnUninterruptedOne() async throws {
             try await TunerWorld.with { world in
                 let killed = try await world.enqueue("tune_generator", settings("killed"))
-                try await world.killBetweenCheckpoints { try await TunerProcess.start(world) }
+                try await world.endBetweenCheckpoints { try await TunerProcess.start(world) }
                 let left = try await world.queue.show(killed)
                 #expect(left.state == .leased, "it had ended before it was killed: \(left.json)")
 
@@ -56,6 +56,24 @@ extension GeneratorTunerTests {
                     let last = try #require(results[0].waypoints.last)
                     let model = try WanTransformer3DModel.load(directory: world.folder + "/tiny")
                     try model.attachLoRA(LoRAFile.load(SafetensorsFile(data: world.bytes(last.url))), trainable: false)
+                }
+            }
+        }
+
+        @Test func aServiceThatIsAskedToEndHandsItsJobOnAtOnce() async throws {
+            try await TunerWorld.with { world in
+                let stopped = try await world.enqueue("tune_generator", settings("stopped", iterations: 100))
+                try await world.endBetweenCheckpoints(SIGTERM) { try await TunerProcess.start(world) }
+                let left = try await world.queue.show(stopped)
+                #expect(left.state == .ready && left.failures == 0 && left.rescues == 0, "\(left.json)")
+                try await TunerProcess.with(world) { _ in
+                    let whole = try await world.enqueue("tune_generator", settings("whole", iterations: 100))
+                    let results = try await [stopped, whole].asyncMap { id in
+                        let job = try await world.queue.finished(id)
+                        try #require(job.state == .succeeded, "\(job.json)")
+                        return try #require(try job.result(as: Result.self))
+                    }
+                    #expect(results[0] == results[1])
                 }
             }
         }
@@ -113,5 +131,13 @@ extension GeneratorTunerTests {
                 }
             }
         }
+    }
+}
+
+extension Array {
+    fileprivate func asyncMap<Value>(_ transform: (Element) async throws -> Value) async rethrows -> [Value] {
+        var values: [Value] = []
+        for element in self { values.append(try await transform(element)) }
+        return values
     }
 }
