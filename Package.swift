@@ -185,5 +185,11 @@ let package = Package(
                 "PostgresTesting", "Tensors", "Safetensors", "Backbones", "Rewards", "Alignment", "Artifacts", "Postgres", "Migrations",
                 "JobQueue", "Preferences", "GeneratorTuner", log,
             ], path: "Tests/GeneratorTuner", swiftSettings: settings),
+        .testTarget(
+            name: "ForetasteTests",
+            dependencies: [
+                "PostgresTesting", "Foretaste", "Ingest", "RewardTrainer", "LatentScorer", "GeneratorTuner", "Tensors", "Safetensors",
+                "Backbones", "Postgres", "Migrations", "JobQueue", "Preferences", arguments,
+            ], path: "Tests/Foretaste", swiftSettings: settings),
     ]
 )
