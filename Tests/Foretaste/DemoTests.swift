@@ -126,7 +126,7 @@ private struct Killer: Sendable {
         select kind, pid from ops.jobs j where state = 'leased' and pid is not null and case kind
             when 'tune_generator' then exists (select from queue.checkpoint c where c.job_id = j.id)
             when 'verify_preference' then true
-            else started_at < clock_timestamp() - interval '300 milliseconds' end
+            else started_at < clock_timestamp() - interval '50 milliseconds' end
         """
 
     private func running() -> Running? {

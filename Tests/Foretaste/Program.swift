@@ -3,7 +3,7 @@ import Postgres
 import Testing
 
 /// Everything here starts processes that share two cores: one after another.
-@Suite(.serialized) enum ForetasteProcessTests {}
+@Suite(.serialized, .timeLimit(.minutes(30))) enum ForetasteProcessTests {}
 
 /// A folder of its own that is gone when the body ends.
 func withTemporaryFolder<Result>(_ body: (String) async throws -> Result) async throws -> Result {

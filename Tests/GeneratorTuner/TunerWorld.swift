@@ -12,7 +12,7 @@ import Tensors
 import Testing
 
 /// Each test has processes of its own, and all share two cores: one after another.
-@Suite(.serialized) enum GeneratorTunerTests {}
+@Suite(.serialized, .timeLimit(.minutes(10))) enum GeneratorTunerTests {}
 
 /// A database, an artifact store in a folder, a tiny generator and a tiny reward with the pairs behind it: `tiny:1` and `reward@champion`.
 struct TunerWorld: Sendable {
