@@ -182,8 +182,8 @@ let package = Package(
         .testTarget(
             name: "GeneratorTunerTests",
             dependencies: [
-                "PostgresTesting", "Tensors", "Safetensors", "Backbones", "Rewards", "Alignment", "Artifacts", "Postgres", "Migrations",
-                "JobQueue", "Preferences", "GeneratorTuner", log,
+                "PostgresTesting", "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres",
+                "Migrations", "JobQueue", "Preferences", "GeneratorTuner",
             ], path: "Tests/GeneratorTuner", swiftSettings: settings),
         .testTarget(
             name: "ForetasteTests",
