@@ -197,5 +197,9 @@ enum Chart {
 
     static func fixed(_ value: Double, _ decimals: Int) -> String { String(format: "%.\(decimals)f", value) }
 
-    static func signed(_ value: Double, _ decimals: Int = 2) -> String { String(format: "%+.\(decimals)f", value) }
+    /// With its sign; what rounds to zero is +0.
+    static func signed(_ value: Double, _ decimals: Int = 2) -> String {
+        let text = String(format: "%+.\(decimals)f", value)
+        return text.contains { $0 != "-" && $0 != "0" && $0 != "." } ? text : String(format: "%+.\(decimals)f", 0.0)
+    }
 }

@@ -46,6 +46,7 @@ struct ReportPage {
 
     private var verdict: String {
         let tuned = figures.tuning.first { $0.method == "prfl+sft" }
+        let base = figures.tuning.first { $0.method == "base" }
         let progressive = figures.best_of_n.first { $0.method == "progressive" }
         let full = figures.best_of_n.first { $0.method == "all_to_end" }
         var cards: [(String, String, String)] = [
@@ -65,7 +66,7 @@ struct ReportPage {
             cards.append(
                 (
                     "\(tuned.wins) : \(tuned.losses)", "clips won and lost by the tuned generator",
-                    "good clips \(Chart.percent(figures.base_good_rate)) → \(Chart.percent(tuned.good_rate)), quality \(Chart.signed(tuned.quality_gain)) ± \(Chart.fixed(tuned.half_width, 2))"
+                    "good clips \(Chart.percent(base?.good_rate ?? 0)) → \(Chart.percent(tuned.good_rate)), quality \(Chart.signed(tuned.quality_gain)) ± \(Chart.fixed(tuned.half_width, 2))"
                 ))
         }
         let missed = figures.targets.filter { !$0.reached }.count
@@ -160,7 +161,7 @@ struct ReportPage {
         let rows = figures.tuning.map {
             "<tr><td>\(Chart.escape(names[$0.method] ?? $0.method))</td><td>\($0.iterations)</td><td>\(Chart.percent($0.good_rate))</td>"
                 + "<td>\(Chart.signed($0.quality_gain, 3)) ± \(Chart.fixed($0.half_width, 3))</td><td>\($0.wins) / \($0.losses) / \($0.ties)</td>"
-                + "<td>\(Chart.percent($0.win_rate)) [\(Chart.percent($0.win_rate_low)), \(Chart.percent($0.win_rate_high))]</td>"
+                + "<td>\($0.method == "base" ? "" : "\(Chart.percent($0.win_rate)) [\(Chart.percent($0.win_rate_low)), \(Chart.percent($0.win_rate_high))]")</td>"
                 + "<td>\(Chart.fixed($0.energy_ratio, 2))</td><td>\(Chart.signed($0.reward_gain))</td></tr>"
         }.joined(separator: "\n")
         let colours = ["prfl": orange, "sft": green, "prfl+sft": blue]
@@ -256,7 +257,7 @@ struct ReportPage {
         details{margin:14px 0}summary{cursor:pointer}
         .findings{color:var(--soft);padding-left:20px}
         table{border-collapse:collapse;width:100%;font-size:13.5px;margin:10px 0}
-        th{text-align:left;color:var(--soft);font-weight:500}th,td{padding:4px 8px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
+        th{text-align:left;color:var(--soft);font-weight:500}th,td{padding:4px 8px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}td:not(:first-child){white-space:nowrap}
         .yes{color:#2c7a4b}.no{color:#b3401f;font-weight:600}
         figure{margin:16px 0}
         svg{width:100%;height:auto;overflow:visible}svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
