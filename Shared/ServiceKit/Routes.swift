@@ -17,15 +17,30 @@ public struct ServiceContext: RequestContext {
 public typealias ServiceRouter = Router<ServiceContext>
 
 extension Request {
-    /// The whole body. Throws 413 before reading when `Content-Length` already says too much, and while reading otherwise.
+    /// The whole body. Throws 413 for a longer one, after reading past what is too much: a client that sends everything before it reads
+    /// the answer would otherwise wait for us while we wait for it. Nothing beyond the limit is kept, and what is longer than `drainLimit`
+    /// is not read at all.
     public func body(upTo limit: Int) async throws -> ByteBuffer {
-        if let length = headers[.contentLength].flatMap({ Int($0) }), length > limit { throw Problem.tooLarge(limit: limit) }
-        do {
-            return try await body.collect(upTo: limit)
-        } catch is NIOTooManyBytesError {
+        if let length = headers[.contentLength].flatMap({ Int($0) }), length > max(limit, Self.drainLimit) {
             throw Problem.tooLarge(limit: limit)
         }
+        var collected = ByteBuffer()
+        var total = 0
+        for try await chunk in body {
+            total += chunk.readableBytes
+            if total <= limit {
+                collected.writeImmutableBuffer(chunk)
+            } else {
+                collected = ByteBuffer()
+                if total > max(limit, Self.drainLimit) { break }
+            }
+        }
+        guard total <= limit else { throw Problem.tooLarge(limit: limit) }
+        return collected
     }
+
+    /// A body that is too long is read to its end up to this, 1 GiB.
+    private static var drainLimit: Int { 1 << 30 }
 
     /// The body's media type in lower case, without parameters.
     public var mediaType: String? {
