@@ -6,6 +6,7 @@ public struct FolderManifest: Codable, Sendable, Equatable {
     public struct File: Codable, Sendable, Equatable {
         /// A plain file name, or a path below the folder without `..`.
         public var name: String
+        /// Absolute, or relative to the manifest's own URL.
         public var url: String
         public var sha256: String
         public var bytes: Int
@@ -41,7 +42,10 @@ public enum ModelFolder {
     public static let mediaType = "application/vnd.foretaste.folder+json"
 
     /// Stores every regular file of a folder, then its manifest, all by digest: publishing the same folder twice changes nothing.
-    /// - Returns: the manifest's artifact and its content.
+    ///
+    /// The stored manifest names its files relative to itself, so that its digest follows from the folder's content alone: the same model has
+    /// the same digest in every store.
+    /// - Returns: the manifest's artifact, and its content with absolute URLs.
     public static func publish(_ directory: String, to store: ArtifactStore) async throws -> (artifact: Artifact, manifest: FolderManifest)
     {
         var files: [FolderManifest.File] = []
@@ -52,10 +56,18 @@ public enum ModelFolder {
             let stored = try await store.put(file: path)
             files.append(.init(name: name, url: stored.url, sha256: stored.sha256, bytes: stored.bytes))
         }
-        let manifest = FolderManifest(files: files)
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return (try await store.put(Array(try encoder.encode(manifest)), mediaType: mediaType), manifest)
+        // All of it is stored by digest and so side by side: the last part of a URL is the way from the manifest.
+        let relative = FolderManifest(
+            files: files.map { .init(name: $0.name, url: String($0.url.split(separator: "/").last ?? ""), sha256: $0.sha256, bytes: $0.bytes) })
+        return (try await store.put(Array(try encoder.encode(relative)), mediaType: mediaType), FolderManifest(files: files))
+    }
+
+    /// A file's URL; one without a scheme lies beside the manifest.
+    private static func resolved(_ url: String, beside manifest: String) -> String {
+        guard !url.contains("://"), let slash = manifest.lastIndex(of: "/") else { return url }
+        return manifest[...slash] + url
     }
 
     /// The folder behind a manifest as a local directory below `folders`, named by the manifest's digest; fetched once.
@@ -70,7 +82,7 @@ public enum ModelFolder {
         let building = folders + "/.\(sha256)-\(UUID().uuidString)"
         defer { try? FileManager.default.removeItem(atPath: building) }
         for file in manifest.files {
-            let source = try await fetcher.fetch(file.url, sha256: file.sha256)
+            let source = try await fetcher.fetch(resolved(file.url, beside: url), sha256: file.sha256)
             let target = building + "/" + file.name
             try FileManager.default.createDirectory(
                 atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
