@@ -60,7 +60,9 @@ public enum ModelFolder {
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         // All of it is stored by digest and so side by side: the last part of a URL is the way from the manifest.
         let relative = FolderManifest(
-            files: files.map { .init(name: $0.name, url: String($0.url.split(separator: "/").last ?? ""), sha256: $0.sha256, bytes: $0.bytes) })
+            files: files.map {
+                .init(name: $0.name, url: String($0.url.split(separator: "/").last ?? ""), sha256: $0.sha256, bytes: $0.bytes)
+            })
         return (try await store.put(Array(try encoder.encode(relative)), mediaType: mediaType), FolderManifest(files: files))
     }
 
