@@ -16,10 +16,10 @@ final class Parameter {
 final class Linear {
     let name: String
     let weight: Parameter
-    let bias: Parameter
+    let bias: Parameter?
     var adapter: LoRALayer?
 
-    init(name: String, weight: Parameter, bias: Parameter) {
+    init(name: String, weight: Parameter, bias: Parameter?) {
         self.name = name
         self.weight = weight
         self.bias = bias
@@ -29,14 +29,14 @@ final class Linear {
     var outFeatures: Int { weight.variable.tensor.shape[0] }
 
     func callAsFunction(_ x: Variable) -> Variable {
-        let y = linear(x, weight.variable, bias.variable)
+        let y = linear(x, weight.variable, bias?.variable)
         guard let adapter else { return y }
         return add(y, scale(linear(linear(x, adapter.a.variable), adapter.b.variable), adapter.scaling))
     }
 
     /// The activation of `y`, in one pass where no adapter comes between.
     func callAsFunction(_ x: Variable, _ activation: Activation) -> Variable {
-        adapter == nil ? linear(x, weight.variable, bias.variable, activation: activation) : activate(self(x), activation)
+        adapter == nil ? linear(x, weight.variable, bias?.variable, activation: activation) : activate(self(x), activation)
     }
 }
 
@@ -83,10 +83,10 @@ final class ParameterTree {
         return parameter
     }
 
-    func linear(_ name: String, _ input: Int, _ output: Int) throws -> Linear {
+    func linear(_ name: String, _ input: Int, _ output: Int, bias: Bool = true) throws -> Linear {
         let linear = Linear(
             name: name, weight: try parameter("\(name).weight", [output, input], .uniform(fanIn: input)),
-            bias: try parameter("\(name).bias", [output], .uniform(fanIn: input)))
+            bias: bias ? try parameter("\(name).bias", [output], .uniform(fanIn: input)) : nil)
         linears.append(linear)
         return linear
     }
