@@ -43,16 +43,47 @@ public enum Profile {
     public static func measure<Result>(_ name: StaticString, flops: @autoclosure () -> Double = 0, _ body: () throws -> Result) rethrows
         -> Result
     {
-        guard isRecording else { return try body() }
-        return try record(name, flops(), body)
+        let span = begin(name, flops: flops())
+        defer { span.end() }
+        return try body()
     }
 
-    private static func record<Result>(_ name: StaticString, _ flops: Double, _ body: () throws -> Result) rethrows -> Result {
-        // The nanoseconds that operations inside this one take, summed under a thread's key.
-        let outer = UInt(bitPattern: pthread_getspecific(inner))
-        pthread_setspecific(inner, nil)
-        let started = now()
-        defer {
+    /// Opens one call of the operation `name`; `defer { span.end() }` closes it where the scope ends.
+    @inline(__always)
+    public static func begin(_ name: StaticString, flops: @autoclosure () -> Double = 0) -> Span {
+        isRecording ? Span(name, flops()) : Span()
+    }
+
+    /// A call that is being timed, or nothing while no profile is recording.
+    public struct Span {
+        private let name: StaticString
+        private let flops: Double
+        private let started: UInt
+        /// What operations before this one took inside the same outer operation.
+        private let outer: UInt
+
+        @inline(__always)
+        init() {
+            name = ""
+            flops = 0
+            started = 0
+            outer = 0
+        }
+
+        init(_ name: StaticString, _ flops: Double) {
+            // The nanoseconds that operations inside this one take are summed under a thread's key.
+            self.name = name
+            self.flops = flops
+            outer = UInt(bitPattern: pthread_getspecific(inner))
+            pthread_setspecific(inner, nil)
+            started = now()
+        }
+
+        /// Closes the call, on the thread that opened it.
+        @inline(__always)
+        public func end() { if started != 0 { close() } }
+
+        private func close() {
             let spent = now() - started
             let nested = UInt(bitPattern: pthread_getspecific(inner))
             pthread_setspecific(inner, UnsafeRawPointer(bitPattern: outer + spent))
@@ -65,7 +96,6 @@ public enum Profile {
                 all[key] = entry
             }
         }
-        return try body()
     }
 
     private static func now() -> UInt {

@@ -27,6 +27,8 @@ public enum Activation: Sendable {
 
 /// f(x), element by element; keeps x for the backward pass.
 public func activate(_ x: Variable, _ function: Activation) -> Variable {
+    let span = Profile.begin("activate")
+    defer { span.end() }
     let input = x.tensor
     let kind = function.kind
     let result = Tensor(uninitialized: input.shape)
@@ -40,6 +42,8 @@ public func activate(_ x: Variable, _ function: Activation) -> Variable {
 }
 
 func activateBackward(_ kind: Int32, _ input: Tensor, _ gradient: Tensor, _ target: UnsafeMutablePointer<Float>, _ adds: Bool) {
+    let span = Profile.begin("activate backward")
+    defer { span.end() }
     forParts(input.count, cost: 4) { part in
         let start = part.lowerBound
         ck_activate_backward(kind, input.pointer + start, gradient.pointer + start, target + start, part.count, adds ? 1 : 0)

@@ -5,6 +5,8 @@ import CKernels
 /// x + y
 public func add(_ x: Variable, _ y: Variable) -> Variable {
     .operation(combine(x, y, "add", +), inputs: [x, y]) { gradient, inputs in
+        let span = Profile.begin("add backward")
+        defer { span.end() }
         inputs[0].accumulate(gradient.reduced(to: inputs[0].shape))
         inputs[1].accumulate(gradient.reduced(to: inputs[1].shape))
     }
@@ -13,6 +15,8 @@ public func add(_ x: Variable, _ y: Variable) -> Variable {
 /// x - y
 public func subtract(_ x: Variable, _ y: Variable) -> Variable {
     .operation(combine(x, y, "subtract", -), inputs: [x, y]) { gradient, inputs in
+        let span = Profile.begin("subtract backward")
+        defer { span.end() }
         inputs[0].accumulate(gradient.reduced(to: inputs[0].shape))
         inputs[1].accumulate(-gradient.reduced(to: inputs[1].shape))
     }
@@ -23,6 +27,8 @@ public func multiply(_ x: Variable, _ y: Variable) -> Variable {
     let a = y.requiresGradient ? x.tensor : nil
     let b = x.requiresGradient ? y.tensor : nil
     return .operation(combine(x, y, "multiply", *), inputs: [x, y]) { gradient, inputs in
+        let span = Profile.begin("multiply backward")
+        defer { span.end() }
         if let b { inputs[0].accumulate((gradient * b.broadcast(to: gradient.shape)).reduced(to: inputs[0].shape)) }
         if let a { inputs[1].accumulate((gradient * a.broadcast(to: gradient.shape)).reduced(to: inputs[1].shape)) }
     }
@@ -33,6 +39,8 @@ public func divide(_ x: Variable, _ y: Variable) -> Variable {
     let result = combine(x, y, "divide", /)
     let b = y.tensor
     return .operation(result, inputs: [x, y]) { gradient, inputs in
+        let span = Profile.begin("divide backward")
+        defer { span.end() }
         let slope = gradient / b.broadcast(to: gradient.shape)
         inputs[0].accumulate(slope.reduced(to: inputs[0].shape))
         inputs[1].accumulate(-(slope * result).reduced(to: inputs[1].shape))
@@ -41,7 +49,11 @@ public func divide(_ x: Variable, _ y: Variable) -> Variable {
 
 /// factor * x
 public func scale(_ x: Variable, _ factor: Float) -> Variable {
-    .operation(x.tensor * factor, inputs: [x]) { gradient, inputs in
+    let span = Profile.begin("scale")
+    defer { span.end() }
+    return .operation(x.tensor * factor, inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("scale backward")
+        defer { span.end() }
         inputs[0].accumulateInPlace { target, adds in
             gradient.withUnsafeBufferPointer { source in
                 let from = source.baseAddress!
@@ -59,11 +71,19 @@ public func scale(_ x: Variable, _ factor: Float) -> Variable {
 
 /// x + constant
 public func shift(_ x: Variable, _ constant: Float) -> Variable {
-    .operation(x.tensor + constant, inputs: [x]) { gradient, inputs in inputs[0].accumulate(gradient) }
+    let span = Profile.begin("shift")
+    defer { span.end() }
+    return .operation(x.tensor + constant, inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("shift backward")
+        defer { span.end() }
+        inputs[0].accumulate(gradient)
+    }
 }
 
-private func combine(_ x: Variable, _ y: Variable, _ name: String, _ operation: (Tensor, Tensor) -> Tensor) -> Tensor {
-    let shape = Broadcasting.shape(x.shape, y.shape, name)
+private func combine(_ x: Variable, _ y: Variable, _ name: StaticString, _ operation: (Tensor, Tensor) -> Tensor) -> Tensor {
+    let span = Profile.begin(name)
+    defer { span.end() }
+    let shape = Broadcasting.shape(x.shape, y.shape, name.description)
     return operation(x.tensor.broadcast(to: shape), y.tensor.broadcast(to: shape))
 }
 
@@ -78,6 +98,8 @@ extension Variable {
 
 /// x + y * gate for x, y [B, N, D] and gate [B, D] (or [B, 1, D]): the residual of an AdaLN block, in one pass.
 public func gatedResidual(_ x: Variable, _ y: Variable, gate: Variable) -> Variable {
+    let span = Profile.begin("gatedResidual")
+    defer { span.end() }
     let (batch, rows, width) = batchRowsWidth(x, "gatedResidual")
     precondition(y.shape == x.shape, "gatedResidual: shapes \(x.shape) and \(y.shape) differ")
     requirePerBatch(gate, batch, width, "gatedResidual: gate")
@@ -90,6 +112,8 @@ public func gatedResidual(_ x: Variable, _ y: Variable, gate: Variable) -> Varia
     withExtendedLifetime((xs, ys, gates)) {}
     let branch = gate.requiresGradient ? ys : nil
     return .operation(result, inputs: [x, y, gate]) { gradient, inputs in
+        let span = Profile.begin("gatedResidual backward")
+        defer { span.end() }
         inputs[0].accumulate(gradient)
         inputs[1].accumulateInPlace { target, adds in
             forEachBatch(batch, rows, width) { b, start, count in

@@ -44,6 +44,8 @@ struct LinearShape {
         if let bias { precondition(bias.shape == [outputs], "linear: a bias of shape \(bias.shape) for \(outputs) outputs") }
     }
 
+    private var flops: Double { 2 * Double(rows) * Double(inputs) * Double(outputs) }
+
     /// Rows in a part: about 20 MFLOP (a tenth of a millisecond), at least 64 rows so that packing the weights pays.
     private var rowsPerPart: Int {
         let wanted = 10_000_000 / max(inputs * outputs, 1)
@@ -51,6 +53,8 @@ struct LinearShape {
     }
 
     func forward(_ x: Tensor, _ weight: Tensor, _ bias: Tensor?, activation: Int32?) -> (preactivation: Tensor, activated: Tensor) {
+        let span = Profile.begin("linear", flops: flops)
+        defer { span.end() }
         let before = Tensor(uninitialized: result)
         let after = activation == nil ? before : Tensor(uninitialized: result)
         let part = rowsPerPart
@@ -74,6 +78,8 @@ struct LinearShape {
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
     func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
+        let span = Profile.begin("linear backward", flops: flops * ((matrix == nil ? 0 : 1) + (input == nil ? 0 : 1)))
+        defer { span.end() }
         if let matrix {
             let part = rowsPerPart
             variables[0].accumulateInPlace { target, adds in

@@ -8,6 +8,9 @@ public func matmul(_ a: Variable, _ b: Variable, transposeB: Bool = false) -> Va
     let batches = lead.reduce(1, *)
     let shared = b.shape.count == 2
     precondition(shared || Array(b.shape.dropLast(2)) == lead, "matmul: leading sizes of \(a.shape) and \(b.shape) differ")
+    let flops = 2 * Double(batches * m) * Double(n) * Double(k)
+    let span = Profile.begin("matmul", flops: flops)
+    defer { span.end() }
     let (left, right) = (a.tensor, b.tensor)
     let ldb = transposeB ? k : n
     let result = Tensor(uninitialized: lead + [m, n])
@@ -21,6 +24,8 @@ public func matmul(_ a: Variable, _ b: Variable, transposeB: Bool = false) -> Va
     }
     withExtendedLifetime((left, right)) {}
     return .operation(result, inputs: [a, b]) { gradient, inputs in
+        let span = Profile.begin("matmul backward", flops: flops * Double(inputs.count(where: \.requiresGradient)))
+        defer { span.end() }
         inputs[0].accumulateInPlace { target, adds in
             forParts(batches, cost: m * n * k, grain: 1 << 23) { part in
                 for i in part {

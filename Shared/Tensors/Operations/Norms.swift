@@ -2,6 +2,8 @@ import CKernels
 
 /// (x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight and bias [D] or nil.
 public func layerNorm(_ x: Variable, _ weight: Variable? = nil, _ bias: Variable? = nil, eps: Float) -> Variable {
+    let span = Profile.begin("layerNorm")
+    defer { span.end() }
     let width = x.shape.last ?? 0
     for (name, parameter) in [("weight", weight), ("bias", bias)] {
         if let parameter { precondition(parameter.shape == [width], "layerNorm: a \(name) of shape \(parameter.shape) for x \(x.shape)") }
@@ -20,6 +22,8 @@ public func layerNorm(_ x: Variable, _ weight: Variable? = nil, _ bias: Variable
     withExtendedLifetime((input, weights, biases)) {}
     let wantsSums = (weight?.requiresGradient ?? false, bias?.requiresGradient ?? false)
     return .operation(result, inputs: [x] + [weight, bias].compactMap { $0 }) { gradient, inputs in
+        let span = Profile.begin("layerNorm backward")
+        defer { span.end() }
         let sums = PartialSums(width: width, rows: rows, kinds: (wantsSums.0 ? 1 : 0) + (wantsSums.1 ? 1 : 0))
         let pass = { (target: UnsafeMutablePointer<Float>?, adds: Bool) in
             sums.forRows { part, partial in
@@ -41,6 +45,8 @@ public func layerNorm(_ x: Variable, _ weight: Variable? = nil, _ bias: Variable
 
 /// (x - mean) / sqrt(variance + eps) * (1 + scale) + shift for x [B, N, D], shift and scale [B, D] (or [B, 1, D]): AdaLN in one pass.
 public func layerNormModulate(_ x: Variable, shift: Variable, scale: Variable, eps: Float) -> Variable {
+    let span = Profile.begin("layerNormModulate")
+    defer { span.end() }
     let (batch, rows, width) = batchRowsWidth(x, "layerNormModulate")
     requirePerBatch(shift, batch, width, "layerNormModulate: shift")
     requirePerBatch(scale, batch, width, "layerNormModulate: scale")
@@ -57,6 +63,8 @@ public func layerNormModulate(_ x: Variable, shift: Variable, scale: Variable, e
     }
     withExtendedLifetime((input, shifts, scales)) {}
     return .operation(result, inputs: [x, shift, scale]) { gradient, inputs in
+        let span = Profile.begin("layerNormModulate backward")
+        defer { span.end() }
         let shiftSums = inputs[1].requiresGradient ? Tensor(zeros: inputs[1].shape) : nil
         let scaleSums = inputs[2].requiresGradient ? Tensor(zeros: inputs[2].shape) : nil
         let pass = { (target: UnsafeMutablePointer<Float>?, adds: Bool) in
@@ -83,6 +91,8 @@ public func layerNormModulate(_ x: Variable, shift: Variable, scale: Variable, e
 
 /// x / sqrt(mean(x²) + eps) * weight over the last axis (for Wan's query and key norms: across all heads).
 public func rmsNorm(_ x: Variable, _ weight: Variable? = nil, eps: Float) -> Variable {
+    let span = Profile.begin("rmsNorm")
+    defer { span.end() }
     let width = x.shape.last ?? 0
     if let weight { precondition(weight.shape == [width], "rmsNorm: a weight of shape \(weight.shape) for x \(x.shape)") }
     let rows = width > 0 ? x.tensor.count / width : 0
@@ -99,6 +109,8 @@ public func rmsNorm(_ x: Variable, _ weight: Variable? = nil, eps: Float) -> Var
     withExtendedLifetime((input, weights)) {}
     let wantsSums = weight?.requiresGradient ?? false
     return .operation(result, inputs: [x] + (weight.map { [$0] } ?? [])) { gradient, inputs in
+        let span = Profile.begin("rmsNorm backward")
+        defer { span.end() }
         let sums = PartialSums(width: width, rows: rows, kinds: wantsSums ? 1 : 0)
         let pass = { (target: UnsafeMutablePointer<Float>?, adds: Bool) in
             sums.forRows { part, partial in

@@ -2,7 +2,11 @@ import CKernels
 
 /// The sum of all elements, of shape [].
 public func sum(_ x: Variable) -> Variable {
-    .operation(Tensor(scalar: x.tensor.sum), inputs: [x]) { gradient, inputs in
+    let span = Profile.begin("sum")
+    defer { span.end() }
+    return .operation(Tensor(scalar: x.tensor.sum), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("sum backward")
+        defer { span.end() }
         inputs[0].accumulate(Tensor(full: gradient.item, shape: inputs[0].shape))
     }
 }
@@ -12,12 +16,16 @@ public func mean(_ x: Variable) -> Variable { scale(sum(x), 1 / Float(max(x.tens
 
 /// The sum over one axis, which disappears (or stays with size one).
 public func sum(_ x: Variable, axis: Int, keepingAxis: Bool = false) -> Variable {
+    let span = Profile.begin("sum")
+    defer { span.end() }
     precondition(axis >= 0 && axis < x.shape.count, "sum: axis \(axis) of shape \(x.shape)")
     var kept = x.shape
     kept[axis] = 1
     var dropped = x.shape
     dropped.remove(at: axis)
     return .operation(x.tensor.reduced(to: kept).reshaped(keepingAxis ? kept : dropped), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("sum backward")
+        defer { span.end() }
         inputs[0].accumulate(gradient.reshaped(kept).broadcast(to: inputs[0].shape))
     }
 }
@@ -29,10 +37,14 @@ public func mean(_ x: Variable, axis: Int, keepingAxis: Bool = false) -> Variabl
 
 /// The mean of (x - y)² over all elements, of shape [].
 public func meanSquaredError(_ x: Variable, _ y: Variable) -> Variable {
+    let span = Profile.begin("meanSquaredError")
+    defer { span.end() }
     precondition(x.shape == y.shape, "meanSquaredError: shapes \(x.shape) and \(y.shape) differ")
     let difference = x.tensor - y.tensor
     let count = Float(max(difference.count, 1))
     return .operation(Tensor(scalar: Float(difference.sumOfSquares / Double(count))), inputs: [x, y]) { gradient, inputs in
+        let span = Profile.begin("meanSquaredError backward")
+        defer { span.end() }
         let slope = 2 * gradient.item / count
         inputs[0].accumulate(difference * slope)
         inputs[1].accumulate(difference * -slope)
@@ -41,6 +53,8 @@ public func meanSquaredError(_ x: Variable, _ y: Variable) -> Variable {
 
 /// e^x / Σ e^x over the last axis.
 public func softmax(_ x: Variable) -> Variable {
+    let span = Profile.begin("softmax")
+    defer { span.end() }
     let width = x.shape.last ?? 0
     let rows = width > 0 ? x.tensor.count / width : 0
     let input = x.tensor
@@ -51,6 +65,8 @@ public func softmax(_ x: Variable) -> Variable {
     }
     withExtendedLifetime(input) {}
     return .operation(result, inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("softmax backward")
+        defer { span.end() }
         inputs[0].accumulateInPlace { target, adds in
             forParts(rows, cost: width * 4) { part in
                 let place = part.lowerBound * width

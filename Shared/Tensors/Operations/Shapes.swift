@@ -3,12 +3,22 @@ import CKernels
 // Operations that move elements about.
 
 public func reshape(_ x: Variable, _ shape: [Int]) -> Variable {
-    .operation(x.tensor.reshaped(shape), inputs: [x]) { gradient, inputs in inputs[0].accumulate(gradient.reshaped(inputs[0].shape)) }
+    let span = Profile.begin("reshape")
+    defer { span.end() }
+    return .operation(x.tensor.reshaped(shape), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("reshape backward")
+        defer { span.end() }
+        inputs[0].accumulate(gradient.reshaped(inputs[0].shape))
+    }
 }
 
 /// Axis `i` of the result is axis `axes[i]` of x.
 public func permute(_ x: Variable, _ axes: [Int]) -> Variable {
-    .operation(x.tensor.permuted(axes), inputs: [x]) { gradient, inputs in
+    let span = Profile.begin("permute")
+    defer { span.end() }
+    return .operation(x.tensor.permuted(axes), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("permute backward")
+        defer { span.end() }
         var inverse = axes
         for (i, axis) in axes.enumerated() { inverse[axis] = i }
         inputs[0].accumulate(gradient.permuted(inverse))
@@ -16,7 +26,11 @@ public func permute(_ x: Variable, _ axes: [Int]) -> Variable {
 }
 
 public func concatenate(_ inputs: [Variable], axis: Int = 0) -> Variable {
-    .operation(Tensor.concatenate(inputs.map(\.tensor), axis: axis), inputs: inputs) { gradient, inputs in
+    let span = Profile.begin("concatenate")
+    defer { span.end() }
+    return .operation(Tensor.concatenate(inputs.map(\.tensor), axis: axis), inputs: inputs) { gradient, inputs in
+        let span = Profile.begin("concatenate backward")
+        defer { span.end() }
         var start = 0
         for input in inputs {
             let range = start..<start + input.shape[axis]
@@ -28,7 +42,11 @@ public func concatenate(_ inputs: [Variable], axis: Int = 0) -> Variable {
 
 /// The part `range` of `axis`.
 public func slice(_ x: Variable, axis: Int, range: Range<Int>) -> Variable {
-    .operation(x.tensor.sliced(axis: axis, range), inputs: [x]) { gradient, inputs in
+    let span = Profile.begin("slice")
+    defer { span.end() }
+    return .operation(x.tensor.sliced(axis: axis, range), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("slice backward")
+        defer { span.end() }
         let shape = inputs[0].shape
         let inner = shape[(axis + 1)...].reduce(1, *)
         let row = shape[axis] * inner
@@ -47,6 +65,11 @@ public func slice(_ x: Variable, axis: Int, _ range: Range<Int>) -> Variable { s
 
 /// x repeated along its axes of size one (see `Tensor.broadcast`).
 public func broadcast(_ x: Variable, to shape: [Int]) -> Variable {
-    .operation(x.tensor.broadcast(to: shape), inputs: [x]) { gradient, inputs in inputs[0].accumulate(gradient.reduced(to: inputs[0].shape))
+    let span = Profile.begin("broadcast")
+    defer { span.end() }
+    return .operation(x.tensor.broadcast(to: shape), inputs: [x]) { gradient, inputs in
+        let span = Profile.begin("broadcast backward")
+        defer { span.end() }
+        inputs[0].accumulate(gradient.reduced(to: inputs[0].shape))
     }
 }
