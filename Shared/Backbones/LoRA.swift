@@ -45,7 +45,7 @@ public struct LoRAWeights: Sendable {
     public init(layers: [Layer]) { self.layers = layers }
 }
 
-extension WanTransformer3DModel {
+extension BackboneModel {
     /// Attaches a new adapter that changes nothing yet: A kaiming-uniform, B zero, both requiring gradients; the model's own
     /// parameters are left as they are. A former adapter is replaced.
     /// - Throws: `BackboneError` when a target names no linear, or the rank is out of range.

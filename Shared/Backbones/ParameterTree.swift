@@ -64,7 +64,7 @@ enum Initializer {
 }
 
 /// Declares the parameters while the model's tree is built: each asks `source` for its values once, under its diffusers name.
-final class ParameterTree {
+public final class ParameterTree {
     typealias Source = (_ name: String, _ shape: [Int], _ initializer: Initializer) throws -> Tensor
     private let source: Source
     private let trainable: (String) -> Bool

@@ -1,4 +1,3 @@
-import Foundation
 import Safetensors
 
 /// The `config.json` of diffusers' `WanTransformer3DModel`; a key that is missing has diffusers' default.
@@ -35,21 +34,16 @@ public struct WanConfiguration: Sendable, Equatable {
 
     /// Reads a `config.json`.
     public init(contentsOf path: String) throws {
-        guard let data = FileManager.default.contents(atPath: path) else { throw BackboneError("\(path): there is no such file") }
-        guard data.count <= 1 << 20 else { throw BackboneError("\(path): \(data.count) bytes are too many for a config.json") }
-        do {
-            try self.init(json: Array(data))
-        } catch { throw BackboneError("\(path): \(error)") }
+        self = try ConfigurationReader.read(path) { try WanConfiguration(json: $0) }
     }
 
     /// Reads the text of a `config.json`.
     public init(json: [UInt8]) throws {
-        guard case .object(let members) = try StrictJSON.parse(json) else { throw BackboneError("the configuration is not a JSON object") }
         var outChannelsIsNull = false
-        for member in members {
-            let reader = Reader(key: member.key, value: member.value)
+        for member in try ConfigurationReader.members(json) {
+            let reader = ConfigurationReader(key: member.key, value: member.value)
             switch member.key {
-            case "patch_size": patchSize = try reader.patch()
+            case "patch_size": patchSize = try reader.integers(count: 3, in: 1...64)
             case "num_attention_heads": numAttentionHeads = try reader.integer(in: 1...1024)
             case "attention_head_dim": attentionHeadDim = try reader.integer(in: 6...4096)
             case "in_channels": inChannels = try reader.integer(in: 1...65536)
@@ -125,40 +119,5 @@ public struct WanConfiguration: Sendable, Equatable {
             ("text_dim", number(textDim)),
         ]
         return Array(("{\n" + members.map { "  \"\($0.0)\": \($0.1)" }.joined(separator: ",\n") + "\n}\n").utf8)
-    }
-}
-
-/// One key's value with the checks that its type needs.
-private struct Reader {
-    let key: String
-    let value: StrictJSON
-
-    func failure(_ what: String) -> BackboneError { BackboneError("\(key) \(what)") }
-
-    func integer(in range: ClosedRange<Int>) throws -> Int {
-        guard case .integer(let integer) = value else { throw failure("must be a whole number, not \(value.kind)") }
-        guard range.contains(integer) else {
-            throw failure("is \(integer), outside of \(range.lowerBound) to \(range.upperBound)")
-        }
-        return integer
-    }
-
-    func optional(in range: ClosedRange<Int>) throws -> Int? { value == .null ? nil : try integer(in: range) }
-
-    func bool() throws -> Bool {
-        guard case .bool(let bool) = value else { throw failure("must be true or false, not \(value.kind)") }
-        return bool
-    }
-
-    func epsilon() throws -> Float {
-        guard case .number(let number) = value, number > 0, number <= 0.1, Float(number) > 0 else {
-            throw failure("must be a number above 0 and at most 0.1")
-        }
-        return Float(number)
-    }
-
-    func patch() throws -> [Int] {
-        guard case .array(let items) = value, items.count == 3 else { throw failure("must be three whole numbers: frames, rows, columns") }
-        return try items.map { try Reader(key: key, value: $0).integer(in: 1...64) }
     }
 }

@@ -166,17 +166,24 @@ public struct WanOutput {
 /// Wan's video transformer, with weights by their diffusers names.
 ///
 /// Not Sendable, as a graph belongs to one thread; `weights` crosses threads and makes replicas.
-public final class WanTransformer3DModel {
+public final class WanTransformer3DModel: CheckpointedModel {
+    public static let className = "WanTransformer3DModel"
     public let configuration: WanConfiguration
     /// Runs each block again in the backward pass instead of keeping its activations.
     public var checkpointsBlocks = false
-    let tree: ParameterTree
+    public let tree: ParameterTree
     let rotaryTables: RotaryTableCache
     private let patchEmbedding: (weight: Parameter, bias: Parameter)
     private let conditionEmbedder: WanTimeTextImageEmbedding
     private let blocks: [WanTransformerBlock]
     private let projOut: Linear
     private let scaleShiftTable: Parameter
+
+    convenience init(
+        configuration: WanConfiguration, trainable: @escaping (String) -> Bool, source: @escaping ParameterTree.Source
+    ) throws {
+        try self.init(configuration: configuration, rotaryTables: RotaryTableCache(), trainable: trainable, source: source)
+    }
 
     init(
         configuration: WanConfiguration, rotaryTables: RotaryTableCache, trainable: @escaping (String) -> Bool,

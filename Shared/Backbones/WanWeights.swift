@@ -15,19 +15,6 @@ public struct WanWeights: Sendable {
 }
 
 extension WanTransformer3DModel {
-    /// The parameters by their diffusers names, in a fixed order; an attached adapter's are in `loraParameters`.
-    public var parameters: [(name: String, variable: Variable)] { tree.parameters.map { ($0.name, $0.variable) } }
-
-    /// The number of values in all parameters.
-    public var parameterCount: Int { tree.parameters.reduce(0) { $0 + $1.variable.tensor.count } }
-
-    /// Makes exactly the parameters that `predicate` names require gradients. Their variables are new leaves afterwards.
-    public func setRequiresGradient(where predicate: (String) -> Bool) {
-        for parameter in tree.parameters where predicate(parameter.name) != parameter.variable.requiresGradient {
-            parameter.variable = Variable(parameter.variable.tensor, requiresGradient: predicate(parameter.name))
-        }
-    }
-
     /// The values as they are now, to be sent to other threads.
     public var weights: WanWeights {
         WanWeights(
@@ -64,15 +51,6 @@ extension WanTransformer3DModel {
                 item += 1
                 return initializer.tensor(shape: shape, stream: &stream)
             })
-    }
-
-    /// Replaces the parameters' values, for an optimiser's result or an average of weights; in the order of `parameters`.
-    public func setParameters(_ tensors: [Tensor]) {
-        precondition(tensors.count == tree.parameters.count, "\(tensors.count) tensors for \(tree.parameters.count) parameters")
-        for (parameter, tensor) in zip(tree.parameters, tensors) {
-            precondition(tensor.shape == parameter.variable.tensor.shape, "\(parameter.name): shape \(tensor.shape)")
-            parameter.variable = Variable(tensor, requiresGradient: parameter.variable.requiresGradient)
-        }
     }
 }
 

@@ -1,0 +1,142 @@
+import Foundation
+import Safetensors
+import Tensors
+
+/// A model folder's tensors: one `diffusion_pytorch_model.safetensors`, or shards behind an index.
+struct Checkpoint {
+    let directory: String
+    /// The file that holds each tensor.
+    private(set) var files: [String: SafetensorsFile] = [:]
+
+    static let single = "diffusion_pytorch_model.safetensors"
+    static let index = "diffusion_pytorch_model.safetensors.index.json"
+    /// The classes that we have, by their names in `config.json`.
+    static let knownClasses = ["WanTransformer3DModel", "UNet2DConditionModel", "SD3Transformer2DModel"]
+
+    init(directory: String) throws {
+        self.directory = directory
+        let manager = FileManager.default
+        if manager.fileExists(atPath: "\(directory)/\(Self.single)") {
+            let file = try SafetensorsFile(contentsOf: "\(directory)/\(Self.single)")
+            for name in file.names { files[name] = file }
+            return
+        }
+        guard let data = manager.contents(atPath: "\(directory)/\(Self.index)") else {
+            throw BackboneError("\(directory) has neither \(Self.single) nor \(Self.index)")
+        }
+        guard data.count <= 64 << 20, case .object(let members)? = try StrictJSON.parse(Array(data))["weight_map"] else {
+            throw BackboneError("\(Self.index): weight_map is missing or no object")
+        }
+        var opened: [String: SafetensorsFile] = [:]
+        for member in members {
+            guard case .string(let shard) = member.value, !shard.contains("/"), shard.hasSuffix(".safetensors") else {
+                throw BackboneError("\(Self.index): weight_map '\(member.key)' names no file of the folder")
+            }
+            let file = try opened[shard] ?? SafetensorsFile(contentsOf: "\(directory)/\(shard)")
+            opened[shard] = file
+            guard file.entries[member.key] != nil else {
+                throw BackboneError("\(Self.index): '\(member.key)' is not in \(shard), where weight_map has it")
+            }
+            files[member.key] = file
+        }
+        for (shard, file) in opened {
+            for name in file.names where files[name] == nil { throw BackboneError("\(shard): '\(name)' is not in \(Self.index)") }
+        }
+    }
+
+    /// The class that `config.json` names.
+    /// - Throws: `BackboneError` naming the classes that there are, when it is none of them or the key is missing.
+    static func className(directory: String) throws -> String {
+        try ConfigurationReader.read("\(directory)/config.json") { json in
+            let known = "expected \(knownClasses.joined(separator: ", "))"
+            guard let member = try ConfigurationReader.members(json).first(where: { $0.key == "_class_name" }) else {
+                throw BackboneError("_class_name is missing: \(known)")
+            }
+            guard case .string(let name) = member.value else {
+                throw BackboneError("_class_name must be a text, not \(member.value.kind): \(known)")
+            }
+            guard knownClasses.contains(name) else { throw BackboneError("_class_name is '\(name.prefix(64))': \(known)") }
+            return name
+        }
+    }
+
+    /// A model with the folder's weights, none of which requires a gradient.
+    /// - Throws: `BackboneError` or `SafetensorsError` naming the tensor that is missing, superfluous, misshapen or not finite, or the
+    ///   key of `config.json`.
+    static func load<Model: CheckpointedModel>(_ directory: String) throws -> Model {
+        try load(directory, configuration: Model.configuration, ignoring: Model.ignores) { configuration, source in
+            try Model(configuration: configuration, trainable: { _ in false }, source: source)
+        }
+    }
+
+    /// The same for a model that is built otherwise, such as half of one.
+    ///
+    /// - Parameters:
+    ///   - ignoring: tensors that may be in the folder although the model does not ask for them: the other half, or what diffusers skips.
+    ///   - build: declares the model's parameters. It is called twice, first with shapes alone, so that a folder that does not fit is
+    ///     refused before its weights are read.
+    static func load<Model: BackboneModel, Configuration>(
+        _ directory: String, configuration read: (String) throws -> Configuration, ignoring: (String) -> Bool,
+        build: (Configuration, @escaping ParameterTree.Source) throws -> Model
+    ) throws -> Model {
+        let (configuration, checkpoint) = try opened(directory, Model.self, read)
+        _ = try checkpoint.shapes(ignoring: ignoring) { try build(configuration, $0) }
+        return try build(configuration) { name, _, _ in try checkpoint.values(name) }
+    }
+
+    /// Checks a folder as `load` does, tensor by tensor: the weights are never in memory together.
+    /// - Returns: a model with shapes and no values.
+    static func check<Model: CheckpointedModel>(_ directory: String) throws -> Model {
+        let (configuration, checkpoint) = try opened(directory, Model.self, Model.configuration)
+        let model = try checkpoint.shapes(ignoring: Model.ignores) {
+            try Model(configuration: configuration, trainable: { _ in false }, source: $0)
+        }
+        for parameter in model.tree.parameters { _ = try checkpoint.values(parameter.name) }
+        return model
+    }
+
+    private static func opened<Model: BackboneModel, Configuration>(
+        _ directory: String, _ type: Model.Type, _ read: (String) throws -> Configuration
+    ) throws -> (Configuration, Checkpoint) {
+        let found = try className(directory: directory)
+        guard found == Model.className else {
+            throw BackboneError("\(directory)/config.json: _class_name is \(found), expected \(Model.className)")
+        }
+        return (try read("\(directory)/config.json"), try Checkpoint(directory: directory))
+    }
+
+    /// Builds the model over memory that is never touched, checking that the folder has just its tensors.
+    private func shapes<Model: BackboneModel>(
+        ignoring: (String) -> Bool, build: (@escaping ParameterTree.Source) throws -> Model
+    ) throws -> Model {
+        var known: Set<String> = []
+        var hollow = Tensor(shape: [0]) { _ in }
+        let model = try build { name, shape, _ in
+            known.insert(name)
+            guard let entry = files[name]?.entries[name] else {
+                throw BackboneError("\(directory): tensor '\(name)' (shape \(shape)) is missing")
+            }
+            guard entry.shape == shape else {
+                throw BackboneError("\(directory): tensor '\(name)' has shape \(entry.shape), but config.json makes it \(shape)")
+            }
+            guard entry.dtype.isFloatingPoint else {
+                throw BackboneError("\(directory): tensor '\(name)' is \(entry.dtype.rawValue), not a floating-point type")
+            }
+            // All share the memory of the largest.
+            if hollow.count < entry.count { hollow = Tensor(shape: [entry.count]) { _ in } }
+            return hollow[0..<entry.count].reshaped(shape)
+        }
+        let extra = files.keys.filter { !known.contains($0) && !ignoring($0) }.sorted()
+        guard extra.isEmpty else {
+            throw BackboneError(
+                "\(directory): tensor '\(extra[0])' is none of this model's\(extra.count > 1 ? " (and \(extra.count - 1) more)" : "")")
+        }
+        return model
+    }
+
+    private func values(_ name: String) throws -> Tensor {
+        let tensor = try files[name]!.tensor(name)
+        guard tensor.isFinite else { throw BackboneError("\(directory): tensor '\(name)' holds values that are not finite") }
+        return tensor
+    }
+}
