@@ -105,7 +105,7 @@ public enum BackboneRun {
         var result: [(String, () -> Variable)] = []
         for name in names where !result.contains(where: { $0.0 == name }) {
             let plain = name.hasPrefix(LoRAFile.prefix) ? String(name.dropFirst(LoRAFile.prefix.count)) : name
-            let adapters = model.tree.linears.compactMap(\.adapter).flatMap { [$0.a, $0.b] }
+            let adapters = model.tree.layers.compactMap(\.adapter).flatMap { [$0.a, $0.b] }
             guard let parameter = (model.tree.parameters + adapters).first(where: { $0.name == plain }) else {
                 throw BackboneError("gradients: the model has no parameter '\(name)'")
             }

@@ -1,11 +1,11 @@
 import Foundation
 public import Tensors
 
-/// What a LoRA changes: `W x + (alpha / rank) B A x` on every linear whose name ends with one of the targets.
+/// What a LoRA changes: `W x + (alpha / rank) B A x` on every linear and convolution whose name ends with one of the targets.
 public struct LoRAConfiguration: Sendable, Equatable {
     public var rank: Int
     public var alpha: Float
-    /// Ends of linear names at a dot, such as `attn1.to_q`, `to_out.0`, `ffn.net.0.proj`, or whole names.
+    /// Ends of names at a dot, such as `attn1.to_q`, `to_out.0`, `ffn.net.0.proj`, or whole names.
     public var targets: [String]
 
     /// Query, key, value and output of both attentions.
@@ -21,7 +21,7 @@ public struct LoRAConfiguration: Sendable, Equatable {
     }
 }
 
-/// The adapter of one linear: A [rank,in], B [out,rank].
+/// The adapter of one layer: A [rank,in], B [out,rank], or for a convolution A [rank,in,k,k], B [out,rank,1,1].
 struct LoRALayer {
     let a: Parameter
     let b: Parameter
@@ -30,7 +30,7 @@ struct LoRALayer {
 
 /// An adapter's values, apart from a graph.
 public struct LoRAWeights: Sendable {
-    /// One adapted linear: its name in the model, A [rank,in], B [out,rank].
+    /// One adapted layer: its name in the model, A [rank,in] and B [out,rank], or for a convolution A [rank,in,k,k] and B [out,rank,1,1].
     public struct Layer: Sendable {
         public let name: String
         public var a: Tensor
@@ -39,10 +39,15 @@ public struct LoRAWeights: Sendable {
         public let scaling: Float
     }
     public var layers: [Layer]
+    /// The part of a diffusers pipeline that is adapted, `transformer` or `unet`: what precedes the keys in a file.
+    public let component: String
     var trainable = true
 
-    /// Layers in the order of the model's linears.
-    public init(layers: [Layer]) { self.layers = layers }
+    /// Layers in the order of the model's.
+    public init(layers: [Layer], component: String = "transformer") {
+        self.layers = layers
+        self.component = component
+    }
 }
 
 extension BackboneModel {
@@ -53,20 +58,20 @@ extension BackboneModel {
         guard (1...4096).contains(configuration.rank), configuration.alpha.isFinite else {
             throw BackboneError("LoRA rank \(configuration.rank) is outside of 1 to 4096")
         }
-        for target in configuration.targets where !tree.linears.contains(where: { $0.name.isOrEnds(with: target) }) {
-            throw BackboneError("LoRA target '\(target)' names no linear of the model")
+        for target in configuration.targets where !tree.layers.contains(where: { $0.name.isOrEnds(with: target) }) {
+            throw BackboneError("LoRA target '\(target)' names no linear or convolution of the model")
         }
-        let targets = tree.linears.filter { linear in configuration.targets.contains { linear.name.isOrEnds(with: $0) } }
+        let targets = tree.layers.filter { layer in configuration.targets.contains { layer.name.isOrEnds(with: $0) } }
         try attach(
             LoRAWeights(
-                layers: targets.enumerated().map { index, linear in
+                layers: targets.enumerated().map { index, layer in
                     var stream = RandomStream(seed: seed, item: UInt32(index))
-                    let a = Initializer.uniform(fanIn: linear.inFeatures).tensor(
-                        shape: [configuration.rank, linear.inFeatures], stream: &stream)
+                    let shapes = layer.adapterShapes(rank: configuration.rank)
+                    let a = Initializer.uniform(fanIn: shapes.a.dropFirst().reduce(1, *)).tensor(shape: shapes.a, stream: &stream)
                     return .init(
-                        name: linear.name, a: a, b: Tensor(zeros: [linear.outFeatures, configuration.rank]),
+                        name: layer.name, a: a, b: Tensor(zeros: shapes.b),
                         scaling: configuration.alpha / Float(configuration.rank))
-                }))
+                }, component: Self.component))
     }
 
     /// Attaches an adapter's values. Its parameters require gradients unless `trainable` is false.
@@ -78,21 +83,25 @@ extension BackboneModel {
     }
 
     func attach(_ weights: LoRAWeights) throws {
+        guard weights.component == Self.component else {
+            throw BackboneError("LoRA: the adapter's keys start with '\(weights.component).', \(Self.className) needs '\(Self.component).'")
+        }
         var byName: [String: LoRAWeights.Layer] = [:]
         for layer in weights.layers { byName[layer.name] = layer }
+        let known = Dictionary(uniqueKeysWithValues: tree.layers.map { ($0.name, $0) })
         for layer in weights.layers {
-            guard let linear = tree.linears.first(where: { $0.name == layer.name }) else {
-                throw BackboneError("LoRA: the model has no linear '\(layer.name)'")
+            guard let target = known[layer.name] else {
+                throw BackboneError("LoRA: the model has no linear or convolution '\(layer.name)'")
             }
             let rank = layer.a.shape.first ?? 0
-            guard layer.a.shape == [rank, linear.inFeatures], layer.b.shape == [linear.outFeatures, rank], rank > 0 else {
+            guard rank > 0, (layer.a.shape, layer.b.shape) == target.adapterShapes(rank: rank) else {
                 throw BackboneError(
-                    "LoRA '\(layer.name)': lora_A \(layer.a.shape) and lora_B \(layer.b.shape) do not fit the linear "
-                        + "[\(linear.outFeatures), \(linear.inFeatures)]")
+                    "LoRA '\(layer.name)': lora_A \(layer.a.shape) and lora_B \(layer.b.shape) do not fit the weight "
+                        + "\(target.weight.variable.tensor.shape)")
             }
         }
-        for linear in tree.linears {
-            linear.adapter = byName[linear.name].map { layer in
+        for target in tree.layers {
+            target.adapter = byName[target.name].map { layer in
                 LoRALayer(
                     a: Parameter(name: "\(layer.name).lora_A.weight", variable: Variable(layer.a, requiresGradient: weights.trainable)),
                     b: Parameter(name: "\(layer.name).lora_B.weight", variable: Variable(layer.b, requiresGradient: weights.trainable)),
@@ -103,23 +112,23 @@ extension BackboneModel {
 
     /// Removes the adapter; the model is its base again.
     public func detachLoRA() {
-        for linear in tree.linears { linear.adapter = nil }
+        for layer in tree.layers { layer.adapter = nil }
     }
 
     /// The adapter's parameters (`blocks.0.attn1.to_q.lora_A.weight`, …) in the model's order; empty without an adapter.
     public var loraParameters: [(name: String, variable: Variable)] {
-        tree.linears.compactMap(\.adapter).flatMap { [($0.a.name, $0.a.variable), ($0.b.name, $0.b.variable)] }
+        tree.layers.compactMap(\.adapter).flatMap { [($0.a.name, $0.a.variable), ($0.b.name, $0.b.variable)] }
     }
 
     /// The adapter's values as they are now; nil without one.
     public var loraWeights: LoRAWeights? {
-        let adapted = tree.linears.filter { $0.adapter != nil }
+        let adapted = tree.layers.filter { $0.adapter != nil }
         guard let first = adapted.first?.adapter else { return nil }
         var weights = LoRAWeights(
-            layers: adapted.map { linear in
-                let adapter = linear.adapter!
-                return .init(name: linear.name, a: adapter.a.variable.tensor, b: adapter.b.variable.tensor, scaling: adapter.scaling)
-            })
+            layers: adapted.map { layer in
+                let adapter = layer.adapter!
+                return .init(name: layer.name, a: adapter.a.variable.tensor, b: adapter.b.variable.tensor, scaling: adapter.scaling)
+            }, component: Self.component)
         weights.trainable = first.a.variable.requiresGradient
         return weights
     }

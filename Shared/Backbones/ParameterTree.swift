@@ -12,8 +12,8 @@ final class Parameter {
     }
 }
 
-/// `y = W x + b`, and beside it the adapter when one is attached: `+ (alpha / r) B A x`.
-final class Linear {
+/// A linear or a convolution: a weight [out,in,…] that an adapter may change.
+class AdaptableLayer {
     let name: String
     let weight: Parameter
     let bias: Parameter?
@@ -25,9 +25,15 @@ final class Linear {
         self.bias = bias
     }
 
-    var inFeatures: Int { weight.variable.tensor.shape[1] }
-    var outFeatures: Int { weight.variable.tensor.shape[0] }
+    /// The shapes of an adapter: A is the layer with `rank` channels out, B a linear or a 1 x 1 convolution behind it.
+    func adapterShapes(rank: Int) -> (a: [Int], b: [Int]) {
+        let shape = weight.variable.tensor.shape
+        return ([rank] + shape.dropFirst(), [shape[0], rank] + [Int](repeating: 1, count: shape.count - 2))
+    }
+}
 
+/// `y = W x + b`, and beside it the adapter when one is attached: `+ (alpha / rank) B A x`.
+final class Linear: AdaptableLayer {
     func callAsFunction(_ x: Variable) -> Variable {
         let y = linear(x, weight.variable, bias?.variable)
         guard let adapter else { return y }
@@ -37,6 +43,18 @@ final class Linear {
     /// The activation of `y`, in one pass where no adapter comes between.
     func callAsFunction(_ x: Variable, _ activation: Activation) -> Variable {
         adapter == nil ? linear(x, weight.variable, bias?.variable, activation: activation) : activate(self(x), activation)
+    }
+}
+
+/// A convolution of images [B,H,W,C], with its adapter beside it when one is attached.
+final class Convolution: AdaptableLayer {
+    let stride: Int
+    let padding: Int
+
+    init(name: String, weight: Parameter, bias: Parameter?, stride: Int, padding: Int) {
+        self.stride = stride
+        self.padding = padding
+        super.init(name: name, weight: weight, bias: bias)
     }
 }
 
@@ -69,7 +87,8 @@ public final class ParameterTree {
     private let source: Source
     private let trainable: (String) -> Bool
     private(set) var parameters: [Parameter] = []
-    private(set) var linears: [Linear] = []
+    /// What an adapter may be attached to, in the order of the parameters.
+    private(set) var layers: [AdaptableLayer] = []
 
     init(trainable: @escaping (String) -> Bool, source: @escaping Source) {
         self.source = source
@@ -87,7 +106,19 @@ public final class ParameterTree {
         let linear = Linear(
             name: name, weight: try parameter("\(name).weight", [output, input], .uniform(fanIn: input)),
             bias: bias ? try parameter("\(name).bias", [output], .uniform(fanIn: input)) : nil)
-        linears.append(linear)
+        layers.append(linear)
         return linear
+    }
+
+    /// A convolution with a square kernel, its weight [output,input,kernel,kernel] as torch stores it.
+    func convolution(
+        _ name: String, _ input: Int, _ output: Int, kernel: Int, stride: Int = 1, padding: Int = 0, bias: Bool = true
+    ) throws -> Convolution {
+        let initializer = Initializer.uniform(fanIn: input * kernel * kernel)
+        let convolution = Convolution(
+            name: name, weight: try parameter("\(name).weight", [output, input, kernel, kernel], initializer),
+            bias: bias ? try parameter("\(name).bias", [output], initializer) : nil, stride: stride, padding: padding)
+        layers.append(convolution)
+        return convolution
     }
 }
