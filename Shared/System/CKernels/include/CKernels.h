@@ -110,3 +110,5 @@ void ck_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t output
 #ifdef __cplusplus
 }
 #endif
+
+#include "CKernelsConvolution.h"

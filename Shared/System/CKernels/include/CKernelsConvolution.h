@@ -1,0 +1,36 @@
+// Kernels of the channels-last image operations: images are [height, width, channels], weights [outputs, inputs, kernelHeight, kernelWidth].
+#pragma once
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/// The sizes of a two-dimensional convolution of one image.
+typedef struct {
+    long height, width, inputs, outputs, kernelHeight, kernelWidth, stride, padding, outHeight, outWidth;
+} ck_convolution;
+
+// ---- convolution.c: any convolution as a product with the matrix of patches
+/// columns[p, (c, kh, kw)] = the input that the tap (kh, kw) of output pixel `pixel + p` meets in channel `channel + c`, zero outside the image:
+/// the order of a row of weights, so that those need no rearranging.
+void ck_patches(const ck_convolution *shape, const float *x, long channel, long channels, long pixel, long pixels, float *columns);
+/// The adjoint: adds every element of columns to the place of x that `ck_patches` took it from.
+void ck_add_patches(const ck_convolution *shape, const float *columns, long channel, long channels, long pixel, long pixels, float *x);
+
+// ---- groupnorm.c: x is rows of `channels`; groups are neighbouring channels
+/// sums[c] = sum of x[r, c], squares[c] = sum of x[r, c]^2
+void ck_channel_sums(const float *x, double *sums, double *squares, long rows, long channels);
+/// y[r, c] = f(x[r, c] * scales[c] + shifts[c]) with f the identity, or x sigmoid(x) where silu != 0
+void ck_scale_shift(const float *x, const float *scales, const float *shifts, int silu, float *y, long rows, long channels);
+/// With g = dy f'(x * scales + shifts):  sums[c] = sum of g,  products[c] = sum of g x
+void ck_scale_shift_sums(
+    const float *x, const float *dy, const float *scales, const float *shifts, int silu, double *sums, double *products, long rows,
+    long channels);
+/// dx[r, c] (+)= g scales[c] + x[r, c] slopes[c] + offsets[c]
+void ck_group_norm_backward(
+    const float *x, const float *dy, const float *scales, const float *shifts, int silu, const float *slopes, const float *offsets,
+    float *dx, int accumulate, long rows, long channels);
+
+#ifdef __cplusplus
+}
+#endif
