@@ -34,7 +34,7 @@ extension SD3Transformer2DModel {
     /// Writes a diffusers folder: `config.json` and `diffusion_pytorch_model.safetensors`, each renamed into place when complete.
     public func save(directory: String, dtype: FloatStorage = .float32) throws {
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        // diffusers does not load a folder without the table.
+        // diffusers warns of weights left out when a folder is without the table.
         try SafetensorsWriter.write(
             tensors: parameters.map { ($0.name, $0.variable.tensor) } + [(SD3PositionTable.name, positions.tensor)],
             metadata: ["format": "pt"], dtype: dtype, to: "\(directory)/\(Checkpoint.single)")
