@@ -104,7 +104,7 @@ public enum BackboneRun {
     ) throws -> [(name: String, variable: () -> Variable)] {
         var result: [(String, () -> Variable)] = []
         for name in names where !result.contains(where: { $0.0 == name }) {
-            let plain = name.hasPrefix(LoRAFile.prefix) ? String(name.dropFirst(LoRAFile.prefix.count)) : name
+            let plain = name.hasPrefix("transformer.") ? String(name.dropFirst(12)) : name
             let adapters = model.tree.layers.compactMap(\.adapter).flatMap { [$0.a, $0.b] }
             guard let parameter = (model.tree.parameters + adapters).first(where: { $0.name == plain }) else {
                 throw BackboneError("gradients: the model has no parameter '\(name)'")

@@ -37,14 +37,18 @@ public struct LoRAWeights: Sendable {
         public var b: Tensor
         /// The factor on `B A x`: alpha / rank.
         public let scaling: Float
+
+        var rank: Int { a.shape[0] }
+        var alpha: Float { scaling * Float(rank) }
     }
     public var layers: [Layer]
-    /// The part of a diffusers pipeline that is adapted, `transformer` or `unet`: what precedes the keys in a file.
-    public let component: String
+    /// The part of a diffusers pipeline that is adapted, `transformer` or `unet`: what precedes the keys in a file. Nil when a file does
+    /// not say it.
+    public let component: String?
     var trainable = true
 
     /// Layers in the order of the model's.
-    public init(layers: [Layer], component: String = "transformer") {
+    public init(layers: [Layer], component: String? = "transformer") {
         self.layers = layers
         self.component = component
     }
@@ -83,8 +87,8 @@ extension BackboneModel {
     }
 
     func attach(_ weights: LoRAWeights) throws {
-        guard weights.component == Self.component else {
-            throw BackboneError("LoRA: the adapter's keys start with '\(weights.component).', \(Self.className) needs '\(Self.component).'")
+        if let component = weights.component, component != Self.component {
+            throw BackboneError("LoRA: the adapter's keys start with '\(component).', but \(Self.className) is a '\(Self.component)'")
         }
         var byName: [String: LoRAWeights.Layer] = [:]
         for layer in weights.layers { byName[layer.name] = layer }

@@ -46,7 +46,8 @@ final class Linear: AdaptableLayer {
     }
 }
 
-/// A convolution of images [B,H,W,C], with its adapter beside it when one is attached.
+/// A convolution of images [B,H,W,C], with its adapter beside it when one is attached: A is the same convolution with `rank` channels
+/// out, B a linear map of each position. With a kernel of one it takes tokens [B,N,C] too.
 final class Convolution: AdaptableLayer {
     let stride: Int
     let padding: Int
@@ -55,6 +56,20 @@ final class Convolution: AdaptableLayer {
         self.stride = stride
         self.padding = padding
         super.init(name: name, weight: weight, bias: bias)
+    }
+
+    func callAsFunction(_ x: Variable) -> Variable {
+        let y = convolved(x, weight.variable, bias?.variable)
+        guard let adapter else { return y }
+        let b = adapter.b.variable
+        let change = linear(convolved(x, adapter.a.variable, nil), reshape(b, [b.shape[0], b.shape[1]]))
+        return add(y, scale(change, adapter.scaling))
+    }
+
+    private func convolved(_ x: Variable, _ weight: Variable, _ bias: Variable?) -> Variable {
+        let shape = weight.shape
+        guard shape[2] == 1, stride == 1, padding == 0 else { return conv2d(x, weight, bias, stride: stride, padding: padding) }
+        return linear(x, reshape(weight, [shape[0], shape[1]]), bias)
     }
 }
 
