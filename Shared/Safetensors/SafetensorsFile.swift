@@ -139,7 +139,8 @@ final class OpenFile: Sendable {
     let size: Int
 
     init(path: String) throws {
-        descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        // Non-blocking: the open of a pipe that nobody writes to must fail the check below, not wait. Regular files do not care.
+        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else { throw SafetensorsError("cannot be opened: \(String(cString: strerror(errno)))") }
         var status = stat()
         guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {

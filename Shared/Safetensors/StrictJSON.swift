@@ -27,6 +27,14 @@ public indirect enum StrictJSON: Sendable, Equatable {
         }
     }
 
+    /// Parses a regular file of at most `limit` bytes (a symbolic link to one is fine; a pipe, a device or a folder is refused, not waited for).
+    /// - Throws: `SafetensorsError` with what is wrong; the path is for the caller to add.
+    public static func parse(contentsOf path: String, limit: Int) throws -> StrictJSON {
+        let file = try OpenFile(path: path)
+        guard file.size <= limit else { throw SafetensorsError("has \(file.size) bytes, above the limit of \(limit)") }
+        return try parse(file.read(at: 0, count: file.size))
+    }
+
     /// The member called `key`, nil when there is none or this is no object.
     public subscript(key: String) -> StrictJSON? {
         guard case .object(let members) = self else { return nil }
