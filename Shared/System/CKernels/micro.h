@@ -22,19 +22,19 @@ CK_INLINE int ck_vector_level(void) { return 1; }
 typedef float ck_lanes __attribute__((ext_vector_type(16), aligned(4), may_alias));
 #define CK_GREATER(a, b) ((vf)(((ck_lanes)(a) > (ck_lanes)(b)) ? (ck_lanes)(a) : (ck_lanes)(b)))
 
-/// C[r, v] = start[r, v] + sum over k < depth of A[r * rowStep + k * depthStep] * B[k * stride + v]   for r < rows, v < 16 * vectors.
+/// C[r, v] = plus[r, v] + sum over k < depth of A[r * rowStep + k * depthStep] * B[k * stride + v]   for r < rows, v < 16 * vectors.
 ///
 /// `rows` (at most 8) and `vectors` (at most 4) must be constants where this is inlined, with rows * vectors + vectors + 1 registers of sixteen
-/// floats to hold them: 8 x 3 or 6 x 4 on AVX-512, 4 x 1 on AVX2. `start` may be null (zero), C itself (to add), or one row for all
-/// (startStep 0). Where `top` is not null, top[v] = max(top[v], C[r, v] over r).
+/// floats to hold them: 8 x 3 or 6 x 4 on AVX-512, 4 x 1 on AVX2. `plus` may be null (zero), C itself (to add to it), or one row for all
+/// (plusStep 0); it is added last, so that a sum over several calls has the rounding errors of short sums. Where `top` is not null, top[v] = max(top[v], C[r, v] over r).
 CK_INLINE void ck_micro(
     const int rows, const int vectors, long depth, const float *a, long rowStep, long depthStep, const float *b, long stride,
-    const float *start, long startStep, float *c, long cStep, float *top) {
+    const float *plus, long plusStep, float *c, long cStep, float *top) {
     vf sum[8][4];
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++)
 #pragma clang loop unroll(full)
-        for (int v = 0; v < vectors; v++) sum[r][v] = start ? CK_LOAD(start + r * startStep + v * CK_LANES) : CK_SPLAT(0.0f);
+        for (int v = 0; v < vectors; v++) sum[r][v] = CK_SPLAT(0.0f);
     for (long k = 0; k < depth; k++) {
         vf right[4];
 #pragma clang loop unroll(full)
@@ -50,6 +50,9 @@ CK_INLINE void ck_micro(
     }
 #pragma clang loop unroll(full)
     for (int v = 0; v < vectors; v++) {
+#pragma clang loop unroll(full)
+        for (int r = 0; r < rows; r++)
+            if (plus) sum[r][v] += CK_LOAD(plus + r * plusStep + v * CK_LANES);
         if (top) {
             vf most = CK_LOAD(top + v * CK_LANES);
 #pragma clang loop unroll(full)
