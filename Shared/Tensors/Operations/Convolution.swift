@@ -76,6 +76,11 @@ struct ConvolutionShape {
 
     func forward(_ x: Tensor, _ weight: Tensor, _ bias: Tensor?) -> Tensor {
         let result = Tensor(uninitialized: [batch, outHeight, outWidth, outputs])
+        if let plan = WinogradPlan(self, gradient: false) {
+            plan.run(x.pointer, weight.pointer, bias?.pointer, result.mutablePointer, adds: false)
+            withExtendedLifetime((x, weight, bias)) {}
+            return result
+        }
         let row = inputs * taps
         let pixelsPerPart = min(pixels, max(32, min(Self.patchBlock, max(Self.partWork / max(outputs, 1), row * 32)) / max(row, 1)))
         let pixelParts = (pixels + pixelsPerPart - 1) / pixelsPerPart
@@ -125,6 +130,10 @@ struct ConvolutionShape {
     }
 
     private func inputGradient(_ gradient: Tensor, _ weight: Tensor, _ target: UnsafeMutablePointer<Float>, adds: Bool) {
+        if let plan = WinogradPlan(self, gradient: true) {
+            plan.run(gradient.pointer, weight.pointer, nil, target, adds: adds)
+            return
+        }
         if !adds { forElements(batch * height * width * inputs) { ck_fill(target + $0.lowerBound, 0, $0.count) } }
         forChannelParts { channel, channels, pixelsPerBlock in
             let row = channels * taps

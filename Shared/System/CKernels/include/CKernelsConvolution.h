@@ -17,6 +17,23 @@ void ck_patches(const ck_convolution *shape, const float *x, long channel, long 
 /// The adjoint: adds every element of columns to the place of x that `ck_patches` took it from.
 void ck_add_patches(const ck_convolution *shape, const float *columns, long channel, long channels, long pixel, long pixels, float *x);
 
+// ---- winograd.c: kernels of three by three with stride one, four by four outputs at a time
+/// Such a convolution, or its input gradient (whose inputs are the outputs of the convolution).
+typedef struct {
+    long batch, height, width, inputs, outputs, padding, outHeight, outWidth;
+    /// Tap t of the weight from input i to output o is weights[o * outputStride + i * inputStride + (flipped ? 8 - t : t)].
+    long outputStride, inputStride;
+    int flipped;
+} ck_winograd;
+/// Tiles of four by four outputs that a batch has.
+long ck_winograd_tiles(const ck_winograd *shape);
+/// Floats of scratch that `ck_winograd_part` needs for so many tiles and outputs.
+long ck_winograd_scratch(long tiles, long outputs);
+/// y (+)= the convolution of x (+ bias, unless null) for some tiles and outputs of the batch.
+void ck_winograd_part(
+    const ck_winograd *shape, const float *x, const float *weights, const float *bias, float *y, int accumulate, long tile, long tiles,
+    long output, long outputs, float *scratch);
+
 // ---- groupnorm.c: x is rows of `channels`; groups are neighbouring channels
 /// sums[c] = sum of x[r, c], squares[c] = sum of x[r, c]^2
 void ck_channel_sums(const float *x, double *sums, double *squares, long rows, long channels);

@@ -1,0 +1,55 @@
+import CKernels
+
+/// The passes of a 3x3 convolution with stride one that go through Winograd's algorithm (winograd.c): forward, and the input gradient, which
+/// is such a convolution too, with the weights turned and inputs and outputs exchanged.
+struct WinogradPlan {
+    private var shape: ck_winograd
+
+    /// Nil where the algorithm does not apply, or where so few channels make it slower than a product with patches.
+    init?(_ convolution: ConvolutionShape, gradient: Bool) {
+        guard convolution.kernelHeight == 3, convolution.kernelWidth == 3, convolution.stride == 1, convolution.padding <= 2 else {
+            return nil
+        }
+        guard convolution.inputs >= 16, convolution.outputs >= 16 else { return nil }
+        let (taps, row) = (9, convolution.inputs * 9)
+        shape =
+            gradient
+            ? ck_winograd(
+                batch: convolution.batch, height: convolution.outHeight, width: convolution.outWidth, inputs: convolution.outputs,
+                outputs: convolution.inputs, padding: 2 - convolution.padding, outHeight: convolution.height, outWidth: convolution.width,
+                outputStride: taps, inputStride: row, flipped: 1)
+            : ck_winograd(
+                batch: convolution.batch, height: convolution.height, width: convolution.width, inputs: convolution.inputs,
+                outputs: convolution.outputs, padding: convolution.padding, outHeight: convolution.outHeight,
+                outWidth: convolution.outWidth,
+                outputStride: row, inputStride: taps, flipped: 0)
+    }
+
+    /// Tiles and outputs of a part: as many as keep its transformed data in the second cache.
+    private static let tilesPerPart = 64
+    private static let outputsPerPart = 64
+
+    /// target (+)= the convolution of x (+ bias). A part writes its own pixels and channels.
+    func run(
+        _ x: UnsafePointer<Float>, _ weight: UnsafePointer<Float>, _ bias: UnsafePointer<Float>?, _ target: UnsafeMutablePointer<Float>,
+        adds: Bool
+    ) {
+        var shape = shape
+        withUnsafePointer(to: &shape) { shape in
+            let tiles = ck_winograd_tiles(shape)
+            let outputs = shape.pointee.outputs
+            let tileParts = (tiles + Self.tilesPerPart - 1) / Self.tilesPerPart
+            let size = tileParts > 0 ? (tiles + tileParts - 1) / tileParts : 0
+            let outputParts = (outputs + Self.outputsPerPart - 1) / Self.outputsPerPart
+            forEachIndex(tileParts * outputParts) { index in
+                let tile = index % tileParts * size
+                let output = index / tileParts * Self.outputsPerPart
+                let (tiles, outputs) = (min(size, tiles - tile), min(Self.outputsPerPart, outputs - output))
+                guard tiles > 0 else { return }
+                let scratch = Tensor(uninitialized: [ck_winograd_scratch(tiles, outputs)])
+                ck_winograd_part(shape, x, weight, bias, target, adds ? 1 : 0, tile, tiles, output, outputs, scratch.mutablePointer)
+                withExtendedLifetime(scratch) {}
+            }
+        }
+    }
+}
