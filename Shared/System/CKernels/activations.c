@@ -1,4 +1,5 @@
 #include "CKernels.h"
+#include "avx512.h"
 #include "vector.h"
 
 // gelu(x) = x/2 (1 + tanh u) = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3): one exponential and one division.
@@ -141,16 +142,24 @@ CK_INLINE void bias_activate(int kind, float *x, const float *bias, float *y, lo
     default: CALL(CK_SOFTPLUS); break;                                                                                                       \
     }
 
-CK_CLONES void ck_activate(int kind, const float *x, float *y, long n) {
+CK_CLONES void ck_activate_any(int kind, const float *x, float *y, long n) {
 #define CALL(K) activate(K, x, y, n)
     BY_KIND(CALL)
 #undef CALL
 }
 
-CK_CLONES void ck_activate_backward(int kind, const float *x, const float *dy, float *dx, long n, int accumulate) {
+CK_CLONES void ck_activate_backward_any(int kind, const float *x, const float *dy, float *dx, long n, int accumulate) {
 #define CALL(K) activate_backward(K, x, dy, dx, n, accumulate)
     BY_KIND(CALL)
 #undef CALL
+}
+
+void ck_activate(int kind, const float *x, float *y, long n) {
+    if (!ck_activate_avx512(kind, x, y, n)) ck_activate_any(kind, x, y, n);
+}
+
+void ck_activate_backward(int kind, const float *x, const float *dy, float *dx, long n, int accumulate) {
+    if (!ck_activate_backward_avx512(kind, x, dy, dx, n, accumulate)) ck_activate_backward_any(kind, x, dy, dx, n, accumulate);
 }
 
 CK_CLONES void ck_bias_activate(int kind, float *x, const float *bias, float *y, long rows, long columns) {

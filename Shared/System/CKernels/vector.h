@@ -38,13 +38,16 @@ typedef int32_t vi __attribute__((vector_size(64), aligned(4), may_alias));
         memcpy((p), part_, sizeof(float) * (size_t)(n));                                                                                     \
     } while (0)
 
+// Halves onto each other, in registers: a round through memory would wait for the wide store.
+typedef float ck_v8 __attribute__((vector_size(32)));
+typedef float ck_v4 __attribute__((vector_size(16)));
 #define CK_FOLD_SUM(into, v)                                                                                                                 \
     do {                                                                                                                                     \
-        float s_[CK_LANES];                                                                                                                  \
-        CK_STORE(s_, (v));                                                                                                                   \
-        for (int w_ = CK_LANES / 2; w_ > 0; w_ /= 2)                                                                                         \
-            for (int l_ = 0; l_ < w_; l_++) s_[l_] += s_[l_ + w_];                                                                           \
-        (into) = s_[0];                                                                                                                      \
+        vf s16_ = (v);                                                                                                                       \
+        ck_v8 s8_ = __builtin_shufflevector(s16_, s16_, 0, 1, 2, 3, 4, 5, 6, 7)                                                              \
+            + __builtin_shufflevector(s16_, s16_, 8, 9, 10, 11, 12, 13, 14, 15);                                                             \
+        ck_v4 s4_ = __builtin_shufflevector(s8_, s8_, 0, 1, 2, 3) + __builtin_shufflevector(s8_, s8_, 4, 5, 6, 7);                           \
+        (into) = (s4_[0] + s4_[2]) + (s4_[1] + s4_[3]);                                                                                      \
     } while (0)
 #define CK_FOLD_MAX(into, v) ((into) = __builtin_reduce_max(v))
 

@@ -13,17 +13,18 @@ public func linear(_ x: Variable, _ weight: Variable, _ bias: Variable? = nil) -
     }
 }
 
-/// f(x Wᵀ + b) with the activation applied while a part of the product is in the cache; keeps x Wᵀ + b for the backward pass.
+/// f(x Wᵀ + b) with the activation applied while a part of the product is in the cache; keeps x Wᵀ + b where there will be a backward pass.
 public func linear(_ x: Variable, _ weight: Variable, _ bias: Variable? = nil, activation: Activation) -> Variable {
     let shape = LinearShape(x, weight, bias)
-    let (before, result) = shape.forward(x.tensor, weight.tensor, bias?.tensor, activation: activation.kind)
+    let live = x.requiresGradient || weight.requiresGradient || bias?.requiresGradient == true
+    let (before, result) = shape.forward(x.tensor, weight.tensor, bias?.tensor, activation: activation.kind, keeps: live)
     let input = weight.requiresGradient ? x.tensor : nil
     let matrix = x.requiresGradient ? weight.tensor : nil
     let kind = activation.kind
     return .operation(result, inputs: [x, weight] + (bias.map { [$0] } ?? [])) { gradient, inputs in
-        let slope = Tensor(uninitialized: gradient.shape)
-        activateBackward(kind, before, gradient, slope.mutablePointer, false)
-        shape.backward(slope, input: input, matrix: matrix, inputs)
+        // Nobody else holds what stood before the activation, and it is read for the last time: its gradient takes its place.
+        activateBackward(kind, before, gradient, before.mutablePointer, false)
+        shape.backward(before, input: input, matrix: matrix, inputs)
     }
 }
 
@@ -46,62 +47,42 @@ struct LinearShape {
 
     private var flops: Double { 2 * Double(rows) * Double(inputs) * Double(outputs) }
 
-    /// Rows in a part: about 20 MFLOP (a tenth of a millisecond), at least 64 rows so that packing the weights pays.
-    private var rowsPerPart: Int {
-        let wanted = 10_000_000 / max(inputs * outputs, 1)
-        return max(64, (wanted + 31) / 32 * 32)
-    }
-
-    func forward(_ x: Tensor, _ weight: Tensor, _ bias: Tensor?, activation: Int32?) -> (preactivation: Tensor, activated: Tensor) {
+    /// The product, and what the activation makes of it; the two are one tensor unless the product is to be kept.
+    func forward(
+        _ x: Tensor, _ weight: Tensor, _ bias: Tensor?, activation: Int32?, keeps: Bool = false
+    ) -> (preactivation: Tensor, activated: Tensor) {
         let span = Profile.begin("linear", flops: flops)
         defer { span.end() }
         let before = Tensor(uninitialized: result)
-        let after = activation == nil ? before : Tensor(uninitialized: result)
-        let part = rowsPerPart
-        forEachIndex((rows + part - 1) / part) { index in
-            let start = index * part
-            let count = min(part, rows - start)
-            let target = before.mutablePointer + start * outputs
-            BLAS.multiply(
-                transposeB: true, m: count, n: outputs, k: inputs, x.pointer + start * inputs, lda: inputs, weight.pointer, ldb: inputs,
-                beta: 0,
-                target, ldc: outputs)
-            if let activation {
-                ck_bias_activate(activation, target, bias?.pointer, after.mutablePointer + start * outputs, count, outputs)
-            } else if let bias {
-                ck_add_row(target, bias.pointer, target, count, outputs)
-            }
+        let after = keeps && activation != nil ? Tensor(uninitialized: result) : before
+        var epilogue = Product.Epilogue(bias: bias?.pointer)
+        if let activation {
+            epilogue.activation = activation
+            epilogue.activated = after.mutablePointer
         }
+        Product(rows: rows, columns: outputs, depth: inputs)(
+            .init(pointer: x.pointer, stride: inputs), .init(pointer: weight.pointer, stride: inputs, transposed: true),
+            into: before.mutablePointer, stride: outputs, epilogue: epilogue)
         withExtendedLifetime((x, weight, bias)) {}
         return (before, after)
     }
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
     func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
-        let span = Profile.begin("linear backward", flops: flops * ((matrix == nil ? 0 : 1) + (input == nil ? 0 : 1)))
+        let span = Profile.begin("linear backward", flops: flops * ((input == nil ? 0 : 1) + (matrix == nil ? 0 : 1)))
         defer { span.end() }
         if let matrix {
-            let part = rowsPerPart
             variables[0].accumulateInPlace { target, adds in
-                forEachIndex((rows + part - 1) / part) { index in
-                    let start = index * part
-                    BLAS.multiply(
-                        m: min(part, rows - start), n: inputs, k: outputs, gradient.pointer + start * outputs, lda: outputs, matrix.pointer,
-                        ldb: inputs, beta: adds ? 1 : 0, target + start * inputs, ldc: inputs)
-                }
+                Product(rows: rows, columns: inputs, depth: outputs)(
+                    .init(pointer: gradient.pointer, stride: outputs), .init(pointer: matrix.pointer, stride: inputs), into: target,
+                    stride: inputs, adds: adds)
             }
         }
         if let input {
-            // Parts are rows of dW: each sums over all of x in one order.
-            let part = max(32, (10_000_000 / max(inputs * rows, 1) + 31) / 32 * 32)
             variables[1].accumulateInPlace { target, adds in
-                forEachIndex((outputs + part - 1) / part) { index in
-                    let start = index * part
-                    BLAS.multiply(
-                        transposeA: true, m: min(part, outputs - start), n: inputs, k: rows, gradient.pointer + start, lda: outputs,
-                        input.pointer,
-                        ldb: inputs, beta: adds ? 1 : 0, target + start * inputs, ldc: inputs)
-                }
+                Product(rows: outputs, columns: inputs, depth: rows)(
+                    .init(pointer: gradient.pointer, stride: outputs, transposed: true), .init(pointer: input.pointer, stride: inputs),
+                    into: target, stride: inputs, adds: adds)
             }
         }
         if variables.count > 2 {

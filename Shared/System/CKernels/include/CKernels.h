@@ -87,21 +87,17 @@ void ck_softmax_backward(const float *y, const float *dy, float *dx, long rows, 
 void ck_rotary(
     const float *x, const float *cosines, const float *sines, float sign, float *y, long rows, long heads, long width, int accumulate);
 
-// ---- attention.c: pieces of the tiled online softmax; scores are [keys, queries] with a row stride that is a multiple of 16, and the
-// arrays of one value a query are padded to a multiple of 16 (logs and deltas are not)
-/// Turns scores in place into exp(scale * score - max) over the keys. Maxima and sums are carried over tiles (fresh != 0 starts them); where
-/// not fresh, corrections[q] = exp(old max - new max), what the output so far has to be multiplied by.
-void ck_online_softmax(
-    float *scores, long keys, long queries, long stride, float scale, float *maxima, float *sums, float *corrections, int fresh);
-/// y[r,c] *= factors[r]
-void ck_scale_rows(float *y, const float *factors, long rows, long columns, long stride);
-/// y[r,c] /= sums[r]; logs[r] = maxima[r] + log(sums[r])
-void ck_finish_softmax(float *y, const float *maxima, const float *sums, float *logs, long rows, long columns, long stride);
-/// deltas[r] = dot(dy[r], y[r])
-void ck_row_dots(const float *a, const float *b, float *dots, long rows, long columns, long strideA, long strideB);
-/// scores <- p = exp(scale * scores - logs[q]); dscores <- scale * p * (dscores - deltas[q])
-void ck_attention_backward_tile(
-    float *scores, float *dscores, const float *logs, const float *deltas, float scale, long keys, long queries, long stride);
+// ---- gemm.c: products with packed weights. op(B) is [k, n]; packed into panels of 32 columns it can be used by any number of products.
+/// Non-zero where this CPU has kernels for them; elsewhere they work, but OpenBLAS is faster.
+int ck_packs(void);
+/// Floats that a packed [k, n] takes.
+long ck_packed_count(long k, long n);
+/// Packs the panels first..<last of op(B); `transposed` says that b is stored as [n, k].
+void ck_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, float *packed);
+/// c (+)= op(A) op(B) + bias, and where `activated` is given activated = f(c). Element (i, j) of op(A) is a[i * rowStride + j * columnStride].
+void ck_multiply_packed(
+    const float *a, long rowStride, long columnStride, const float *packed, long m, long n, long k, float *c, long ldc, int accumulate,
+    const float *bias, int activation, float *activated);
 
 // ---- random.c
 /// Philox4x32-10: four words for one counter and key.
@@ -112,3 +108,4 @@ void ck_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t output
 #endif
 
 #include "CKernelsConvolution.h"
+#include "CKernelsAttention.h"
