@@ -5,7 +5,8 @@ import COpenBLAS
 enum BLAS {
     private static let ready: Bool = {
         ck_prepare_blas()
-        openblas_set_num_threads(1)
+        // Already one since the process started (startup.c); asking again would start the threads that were ended there.
+        if openblas_get_num_threads() != 1 { openblas_set_num_threads(1) }
         return true
     }()
 
