@@ -16,7 +16,7 @@ public struct FlowMatchSchedule: Sendable, Hashable {
 
     /// `steps + 1` levels; the first 1, the last 0.
     public let sigmas: [Float]
-    /// The model's timestep of each step: 1000·sigma, `steps` of them.
+    /// The model's timestep of each step: 1000·sigma (or the configuration's number of training steps times sigma), `steps` of them.
     public let timesteps: [Float]
     public let shift: Float
 
@@ -32,9 +32,14 @@ public struct FlowMatchSchedule: Sendable, Hashable {
         let levels = (0..<steps).map { step in
             shifted(steps == 1 ? 1 : 1 + (last - 1) * Double(step) / Double(steps - 1))
         }
+        self.init(levels: levels, shift: shift64, trainingSteps: 1000)
+    }
+
+    /// From levels that are shifted already; the final 0 is added.
+    init(levels: [Double], shift: Double, trainingSteps: Int) {
         sigmas = levels.map(Float.init) + [0]
-        timesteps = levels.map { Float(1000 * $0) }
-        self.shift = shift
+        timesteps = levels.map { Float(Double(trainingSteps) * $0) }
+        self.shift = Float(shift)
     }
 
     /// Evaluations of the velocity from noise to data.
