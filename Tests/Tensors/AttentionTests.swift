@@ -34,6 +34,8 @@ import Testing
     // batch, queries, keys, heads, width: one tile; the demo's two; several tiles with ragged ends
     @Test(arguments: [
         [2, 3, 5, 2, 4], [2, 96, 96, 4, 32], [2, 96, 4, 4, 32], [1, 300, 600, 2, 16], [1, 1, 257, 1, 8], [1, 129, 1, 3, 24],
+        [1, 17, 17, 2, 8], [2, 257, 77, 2, 40], [1, 64, 129, 2, 80], [1, 17, 257, 1, 160], [1, 33, 12, 1, 6], [1, 400, 129, 1, 40],
+        [1, 785, 3, 2, 64],
     ])
     func theResultEqualsTheNaiveOne(_ sizes: [Int]) {
         let (b, n, m, h, d) = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4])
@@ -48,7 +50,10 @@ import Testing
     }
 
     /// The gradients over several tiles (both partitions of the work) against softmax and products written out.
-    @Test(arguments: [[1, 300, 600, 2, 16], [3, 150, 270, 22, 4], [2, 96, 96, 4, 32], [8, 96, 4, 4, 32]])
+    @Test(arguments: [
+        [1, 300, 600, 2, 16], [3, 150, 270, 22, 4], [2, 96, 96, 4, 32], [8, 96, 4, 4, 32], [1, 1, 1, 1, 8], [1, 17, 129, 2, 40],
+        [1, 257, 77, 2, 80], [2, 129, 17, 1, 160], [1, 65, 1100, 1, 8], [1, 420, 1030, 3, 24], [1, 33, 12, 1, 6],
+    ])
     func gradientsOverTiles(_ sizes: [Int]) {
         let (b, n, m, h, d) = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4])
         let t = normals([b, n, h * d], [b, m, h * d], [b, m, h * d], [b, n, h * d])
@@ -70,9 +75,45 @@ import Testing
         checkGradients(normals([2, 3, 4], [2, 5, 4], [2, 5, 4])) { attention($0[0], $0[1], $0[2], heads: 1, keyLengths: [2, 5]) }
     }
 
+    /// Logits of ±10⁴, where the largest moves from tile to tile: the references of later tiles take over what was summed before.
     @Test func largeScoresDoNotOverflow() {
-        let t = normals([1, 300, 16], [1, 600, 16], [1, 600, 16])
-        let result = attention(Variable(t[0] * 60), Variable(t[1] * 60), Variable(t[2]), heads: 1).tensor
-        #expect(result.isFinite)
+        let t = normals([1, 300, 16], [1, 600, 16], [1, 600, 16], [1, 300, 16])
+        let key = t[1] * Tensor(shape: [600, 16]) { for i in $0.indices { $0[i] = 1 + Float(i / 16) } }
+        let (q, k, v) = (Variable(t[0] * 16), Variable(key, requiresGradient: true), Variable(t[2], requiresGradient: true))
+        let query = Variable(q.tensor, requiresGradient: true)
+        let result = attention(query, k, v, heads: 1)
+        #expect(result.tensor.relativeError(to: naive(q.tensor, key, t[2], heads: 1)) < 1e-3)
+        result.backward(t[3])
+        #expect([query, k, v].allSatisfy { $0.gradient!.isFinite })
+    }
+
+    /// All scores of a query far below zero: relative to their own maximum they are as good as any others.
+    @Test func scoresFarBelowZeroDoNotVanish() {
+        let t = normals([1, 20, 8], [1, 300, 8], [1, 300, 8], [1, 20, 8])
+        let query = Tensor(full: 1, shape: [1, 20, 8]) + t[0] * 0.01
+        let key = Tensor(full: -3_000, shape: [1, 300, 8]) + t[1] * 0.5
+        let inputs = [
+            Variable(query, requiresGradient: true), Variable(key, requiresGradient: true), Variable(t[2], requiresGradient: true),
+        ]
+        let result = attention(inputs[0], inputs[1], inputs[2], heads: 1)
+        #expect(result.tensor.relativeError(to: naive(query, key, t[2], heads: 1)) < 5e-3)
+        result.backward(t[3])
+        #expect(inputs.allSatisfy { $0.gradient!.isFinite })
+    }
+
+    @Test(arguments: [[1, 800, 1100, 2, 24], [3, 96, 96, 4, 32], [1, 400, 77, 3, 40]])
+    func resultsDoNotDependOnTheNumberOfThreads(_ sizes: [Int]) {
+        let (b, n, m, h, d) = (sizes[0], sizes[1], sizes[2], sizes[3], sizes[4])
+        let t = normals([b, n, h * d], [b, m, h * d], [b, m, h * d], [b, n, h * d])
+        let before = NumericThreads.count
+        defer { NumericThreads.count = before }
+        let runs = [1, 2, 5].map { threads in
+            NumericThreads.count = threads
+            let inputs = t[..<3].map { Variable($0, requiresGradient: true) }
+            let result = attention(inputs[0], inputs[1], inputs[2], heads: h)
+            result.backward(t[3])
+            return [result.tensor] + inputs.map { $0.gradient! }
+        }
+        #expect(runs[1] == runs[0] && runs[2] == runs[0])
     }
 }

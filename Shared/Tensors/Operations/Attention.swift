@@ -1,5 +1,4 @@
 import CKernels
-import Glibc
 
 /// softmax(scale q kᵀ) v in every head: q [B, N, heads*width], k and v [B, M, heads*width], result [B, N, heads*width].
 ///
@@ -12,12 +11,17 @@ public func attention(
     let live = q.requiresGradient || k.requiresGradient || v.requiresGradient
     let (query, key, value) = (q.tensor, k.tensor, v.tensor)
     let logs = live ? Tensor(uninitialized: [shape.batch, heads, shape.queries]) : nil
-    let result = shape.forward(query, key, value, logs)
+    let result = Profile.measure("attention", flops: shape.productFlops * 2) { shape.forward(query, key, value, logs) }
     return .operation(result, inputs: [q, k, v]) { gradient, inputs in
-        shape.backward(gradient, query, key, value, result, logs!, inputs)
+        // Scores and their slopes are computed again; each gradient asked for is one more product.
+        let products = inputs.reduce(2.0) { $0 + ($1.requiresGradient ? 1 : 0) }
+        Profile.measure("attention backward", flops: shape.productFlops * products) {
+            shape.backward(gradient, query, key, value, result, logs!, inputs)
+        }
     }
 }
 
+/// The sizes of a call, and its two passes over plain tensors.
 struct AttentionShape {
     let batch: Int
     let queries: Int
@@ -27,11 +31,9 @@ struct AttentionShape {
     let scale: Float
     let keyLengths: [Int]?
 
-    /// Rows and columns of a tile: the scores of one (64 KiB … 256 KiB) stay in the second cache.
-    static let queryTile = 128
-    static let keyTile = 256
-
     var total: Int { heads * width }
+    /// The arithmetic of one of the matrix products.
+    var productFlops: Double { 2 * Double(batch * queries) * Double(keys) * Double(total) }
 
     init(_ q: Variable, _ k: Variable, _ v: Variable, heads: Int, scale: Float?, keyLengths: [Int]?) {
         precondition(q.shape.count == 3 && k.shape.count == 3, "attention needs [B, N, D], not \(q.shape) and \(k.shape)")
@@ -56,154 +58,102 @@ struct AttentionShape {
 
     private func length(_ b: Int) -> Int { keyLengths?[b] ?? keys }
 
+    /// A part is a head of a batch entry, or some of its queries where they are many: then keys and values are copied once, so that a head's
+    /// rows lie together.
     func forward(_ q: Tensor, _ k: Tensor, _ v: Tensor, _ logs: Tensor?) -> Tensor {
         let result = Tensor(uninitialized: q.shape)
-        let tiles = (queries + Self.queryTile - 1) / Self.queryTile
-        let tileRows = min(Self.queryTile, queries)
-        let tileColumns = min(Self.keyTile, keys)
-        let padded = (tileRows + 15) / 16 * 16
-        forParts(batch * heads * tiles, cost: tileRows * keys * width, grain: 1 << 22) { part in
-            let scratch = Tensor(zeros: [padded * (tileColumns + 3)])
-            let scores = scratch.mutablePointer
-            let maxima = scores + padded * tileColumns
-            let sums = maxima + padded
-            let corrections = sums + padded
+        let most = ck_attention_query_tile()
+        let tiles = (queries + most - 1) / most
+        guard tiles > 0 else { return result }
+        let tile = ((queries + tiles - 1) / tiles + 15) / 16 * 16
+        let packs = tiles > 1 || width % 8 != 0
+        let packedKeys = packs ? packed(k) : k
+        let packedValues = packs ? packed(v) : v
+        let stride = packs ? packedKeys.shape[2] : total
+        let grain = max(1, (1 << 20) / (min(tile, queries) * (keys + 16) * width))
+        forParts(batch * heads * tiles, cost: 1, grain: grain) { part in
+            let scratch = Tensor(uninitialized: [ck_attention_forward_scratch(min(tile, queries), width)])
             for index in part {
-                let b = index / (heads * tiles)
-                let h = index / tiles % heads
-                let start = index % tiles * Self.queryTile
-                let rows = min(Self.queryTile, queries - start)
-                let query = q.pointer + (b * queries + start) * total + h * width
-                let target = result.mutablePointer + (b * queries + start) * total + h * width
-                let count = length(b)
-                for first in stride(from: 0, to: count, by: Self.keyTile) {
-                    let columns = min(Self.keyTile, count - first)
-                    let place = (b * keys + first) * total + h * width
-                    // Scores stand transposed, [keys, queries]: see the kernel.
-                    BLAS.multiply(
-                        transposeB: true, m: columns, n: rows, k: width, k.pointer + place, lda: total, query, ldb: total, beta: 0, scores,
-                        ldc: padded)
-                    ck_online_softmax(scores, columns, rows, padded, scale, maxima, sums, corrections, first == 0 ? 1 : 0)
-                    if first > 0 { ck_scale_rows(target, corrections, rows, width, total) }
-                    BLAS.multiply(
-                        transposeA: true, m: rows, n: width, k: columns, scores, lda: padded, v.pointer + place, ldb: total,
-                        beta: first == 0 ? 0 : 1, target, ldc: total)
-                }
-                ck_finish_softmax(
-                    target, maxima, sums, logs.map { $0.mutablePointer + (b * heads + h) * queries + start }, rows, width, total)
+                let (b, h, start) = (index / (heads * tiles), index / tiles % heads, index % tiles * tile)
+                let place = (b * queries + start) * total + h * width
+                let keyPlace = packs ? (b * heads + h) * keys * stride : b * keys * total + h * width
+                guard start < queries else { continue }
+                var head = ck_attention(
+                    q: q.pointer + place, k: packedKeys.pointer + keyPlace, v: packedValues.pointer + keyPlace,
+                    y: result.mutablePointer + place, logs: logs.map { $0.mutablePointer + (b * heads + h) * queries + start },
+                    queries: min(tile, queries - start), keys: length(b), width: width, queryStride: total, keyStride: stride,
+                    valueStride: stride, scale: scale)
+                ck_attention_forward(&head, scratch.mutablePointer)
             }
-            withExtendedLifetime(scratch) {}
         }
-        withExtendedLifetime((q, k, v)) {}
+        withExtendedLifetime((q, packedKeys, packedValues)) {}
         return result
     }
 
-    /// With P = exp(scale q kᵀ - log), dP = dy vᵀ and δ = Σ dy y a row:  dS = scale P (dP - δ),  dq = dS k,  dk = dSᵀ q,  dv = Pᵀ dy.
-    ///
-    /// A head of a batch entry is one part while there are enough of them; long sequences with few heads are also split by key tiles (dk, dv)
-    /// and by query tiles (dq), at the price of computing the tiles twice. Which of the two follows from the shape alone.
+    /// [B * heads, M, width rounded up to 8], zeros behind the width.
+    private func packed(_ x: Tensor) -> Tensor {
+        let columns = (width + 7) / 8 * 8
+        let result = Tensor(uninitialized: [batch * heads, keys, columns])
+        forParts(batch * heads, cost: keys * width) { part in
+            for index in part {
+                ck_copy_rows(
+                    x.pointer + index / heads * keys * total + index % heads * width, total, keys, width,
+                    result.mutablePointer + index * keys * columns, columns)
+            }
+        }
+        return result
+    }
+
+    /// How many parts of the backward pass are enough; more would cost a dq each.
+    private static let backwardParts = 16
+
+    /// A part is a head of a batch entry, where there are few of them over many keys a range of its keys: the parts of a head share dq, so each
+    /// but the first has its own, and they are added in order.
     func backward(
         _ gradient: Tensor, _ q: Tensor, _ k: Tensor, _ v: Tensor, _ result: Tensor, _ logs: Tensor, _ inputs: [Variable]
     ) {
-        let deltas = Tensor(uninitialized: [batch, heads, queries])
-        forParts(batch * heads, cost: queries * width) { part in
+        let all = batch * heads
+        let ranges = max(1, min(keys / 512, Self.backwardParts / max(all, 1)))
+        let range = ((keys + ranges - 1) / ranges + 63) / 64 * 64
+        // Keys behind a length are reached by nothing, and without queries none is.
+        let partial = keyLengths != nil || queries == 0
+        func empty(_ shape: [Int]) -> Tensor { partial ? Tensor(zeros: shape) : Tensor(uninitialized: shape) }
+        let dq = inputs[0].requiresGradient ? (0..<ranges).map { _ in empty(q.shape) } : nil
+        let dk = inputs[1].requiresGradient ? empty(k.shape) : nil
+        let dv = inputs[2].requiresGradient ? empty(v.shape) : nil
+        let grain = max(1, (1 << 20) / (max(queries, 1) * (min(range, keys) + 16) * width))
+        forParts(queries > 0 ? all * ranges : 0, cost: 1, grain: grain) { part in
+            var head = ck_attention_gradient()
+            (head.queries, head.width, head.scale) = (queries, width, scale)
+            (head.queryStride, head.keyStride) = (total, total)
+            head.keys = min(range, keys)
+            let scratch = Tensor(uninitialized: [ck_attention_backward_scratch(&head)])
             for index in part {
-                let (b, h) = (index / heads, index % heads)
+                let (b, h, first) = (index / (heads * ranges), index / ranges % heads, index % ranges * range)
+                head.keys = min(range, length(b) - first)
+                guard head.keys > 0 else { continue }
                 let place = b * queries * total + h * width
-                ck_row_dots(
-                    gradient.pointer + place, result.pointer + place, deltas.mutablePointer + index * queries, queries, width, total, total)
+                let keyPlace = (b * keys + first) * total + h * width
+                (head.q, head.y, head.dy) = (q.pointer + place, result.pointer + place, gradient.pointer + place)
+                (head.k, head.v) = (k.pointer + keyPlace, v.pointer + keyPlace)
+                head.logs = logs.pointer + (b * heads + h) * queries
+                head.dq = dq.map { $0[index % ranges].mutablePointer + place }
+                head.dk = dk.map { $0.mutablePointer + keyPlace }
+                head.dv = dv.map { $0.mutablePointer + keyPlace }
+                ck_attention_backward(&head, scratch.mutablePointer)
             }
         }
-        // The first tile overwrites; only the keys behind a length are reached by none.
-        let dq = inputs[0].requiresGradient ? Tensor(uninitialized: q.shape) : nil
-        let dk = inputs[1].requiresGradient ? (keyLengths == nil ? Tensor(uninitialized: k.shape) : Tensor(zeros: k.shape)) : nil
-        let dv = inputs[2].requiresGradient ? (keyLengths == nil ? Tensor(uninitialized: v.shape) : Tensor(zeros: v.shape)) : nil
-        let pass = AttentionBackward(shape: self, gradient: gradient, q: q, k: k, v: v, logs: logs, deltas: deltas)
-        let queryTiles = (queries + Self.queryTile - 1) / Self.queryTile
-        let keyTiles = (keys + Self.keyTile - 1) / Self.keyTile
-        if batch * heads >= 64 || queryTiles * keyTiles < 4 {
-            forParts(batch * heads, cost: queries * keys * width * 3, grain: 1 << 22) { part in
-                pass.run(part, queryTiles: 0..<queryTiles, keyTiles: 0..<keyTiles, dq, dk, dv)
-            }
-        } else {
-            if dk != nil || dv != nil {
-                forEachIndex(batch * heads * keyTiles) { index in
-                    let (head, tile) = (index / keyTiles, index % keyTiles)
-                    pass.run(head..<head + 1, queryTiles: 0..<queryTiles, keyTiles: tile..<tile + 1, nil, dk, dv)
+        withExtendedLifetime((gradient, q, k, v, result, logs)) {}
+        if let dq {
+            for other in dq.dropFirst() {
+                forElements(other.count) { part in
+                    let sum = dq[0].mutablePointer + part.lowerBound
+                    ck_add(sum, other.pointer + part.lowerBound, sum, part.count)
                 }
             }
-            if let dq {
-                forEachIndex(batch * heads * queryTiles) { index in
-                    let (head, tile) = (index / queryTiles, index % queryTiles)
-                    pass.run(head..<head + 1, queryTiles: tile..<tile + 1, keyTiles: 0..<keyTiles, dq, nil, nil)
-                }
-            }
+            inputs[0].accumulate(dq[0])
         }
-        if let dq { inputs[0].accumulate(dq) }
         if let dk { inputs[1].accumulate(dk) }
         if let dv { inputs[2].accumulate(dv) }
-    }
-}
-
-private struct AttentionBackward {
-    let shape: AttentionShape
-    let gradient: Tensor
-    let q: Tensor
-    let k: Tensor
-    let v: Tensor
-    let logs: Tensor
-    let deltas: Tensor
-
-    /// Adds the contributions of some tiles of some heads (b * heads + h).
-    func run(_ parts: Range<Int>, queryTiles: Range<Int>, keyTiles: Range<Int>, _ dq: Tensor?, _ dk: Tensor?, _ dv: Tensor?) {
-        let (queries, keys, heads, width, total) = (shape.queries, shape.keys, shape.heads, shape.width, shape.total)
-        let tileRows = min(AttentionShape.queryTile, queries)
-        let tileColumns = min(AttentionShape.keyTile, keys)
-        let padded = (tileRows + 15) / 16 * 16
-        let scratch = Tensor(zeros: [2, padded * tileColumns])
-        let scores = scratch.mutablePointer
-        let slopes = scores + padded * tileColumns
-        for head in parts {
-            let (b, h) = (head / heads, head % heads)
-            let length = shape.keyLengths?[b] ?? keys
-            for keyTile in keyTiles {
-                let first = keyTile * AttentionShape.keyTile
-                let columns = min(AttentionShape.keyTile, length - first)
-                if columns <= 0 { break }
-                let keyPlace = (b * keys + first) * total + h * width
-                for queryTile in queryTiles {
-                    let start = queryTile * AttentionShape.queryTile
-                    let rows = min(AttentionShape.queryTile, queries - start)
-                    let place = (b * queries + start) * total + h * width
-                    let row = head * queries + start
-                    BLAS.multiply(
-                        transposeB: true, m: columns, n: rows, k: width, k.pointer + keyPlace, lda: total, q.pointer + place, ldb: total,
-                        beta: 0,
-                        scores, ldc: padded)
-                    BLAS.multiply(
-                        transposeB: true, m: columns, n: rows, k: width, v.pointer + keyPlace, lda: total, gradient.pointer + place,
-                        ldb: total,
-                        beta: 0, slopes, ldc: padded)
-                    ck_attention_backward_tile(scores, slopes, logs.pointer + row, deltas.pointer + row, shape.scale, columns, rows, padded)
-                    if let dv {
-                        BLAS.multiply(
-                            m: columns, n: width, k: rows, scores, lda: padded, gradient.pointer + place, ldb: total,
-                            beta: queryTile == 0 ? 0 : 1,
-                            dv.mutablePointer + keyPlace, ldc: total)
-                    }
-                    if let dk {
-                        BLAS.multiply(
-                            m: columns, n: width, k: rows, slopes, lda: padded, q.pointer + place, ldb: total, beta: queryTile == 0 ? 0 : 1,
-                            dk.mutablePointer + keyPlace, ldc: total)
-                    }
-                    if let dq {
-                        BLAS.multiply(
-                            transposeA: true, m: rows, n: width, k: columns, slopes, lda: padded, k.pointer + keyPlace, ldb: total,
-                            beta: keyTile == 0 ? 0 : 1, dq.mutablePointer + place, ldc: total)
-                    }
-                }
-            }
-        }
-        withExtendedLifetime(scratch) {}
     }
 }

@@ -1,0 +1,226 @@
+#include "attention_tiles.h"
+
+// With P = 2^(scores - log), dP = v dyᵀ and δ = Σ dy y of each query:  dS = P (dP - δ),  dv = P dy,  dk = scale dS q,  dq = scale dSᵀ k.
+// A range of keys is taken in stretches whose rows and gradients stay in the second cache; the queries pass by in tiles, each tile meets the
+// stretch in blocks. Every product is computed once. Scores and slopes are [keys, queries], rows as long as the tile has (padded) queries.
+enum { STRETCH = 512, QUERY_TILE = 192, KEY_BLOCK = 64 };
+
+static long at_most(long a, long b) { return a < b ? a : b; }
+
+typedef struct {
+    const ck_attention_gradient *head;
+    long columns;  // of a row: the width rounded up to a register
+    float *keys, *values, *keySlopes, *valueSlopes;                          // [stretch, columns]
+    float *queryLanes, *slopeLanes;                                          // packed transposed, in groups [columns, 16 … 48]
+    float *queryRows, *slopeRows;                                            // [queries, columns]
+    float *logs, *deltas;                                                    // of all queries, negative
+    float *scores, *scoreSlopes;                                             // [keys, queries]
+    float *gradient;                                                         // of all queries, packed as queryLanes
+} workspace;
+
+static long divide(const ck_attention_gradient *head, float *scratch, workspace *w) {
+    const long stretch = ck_round_up(at_most(head->keys, STRETCH), CK_KEY_ROWS), lanes = ck_round_up(head->queries, CK_LANES);
+    const long tile = at_most(lanes, QUERY_TILE), block = at_most(stretch, KEY_BLOCK), columns = ck_round_up(head->width, CK_LANES);
+    float *next = scratch;
+    w->head = head;
+    w->columns = columns;
+    float **const parts[] = {&w->keys,      &w->values,    &w->keySlopes, &w->valueSlopes, &w->queryLanes,  &w->slopeLanes, &w->queryRows,
+                             &w->slopeRows, &w->logs,      &w->deltas,    &w->scores,      &w->scoreSlopes, &w->gradient};
+    const long sizes[] = {stretch * columns, stretch * columns, stretch * columns, stretch * columns, tile * columns, tile * columns, tile * columns,
+                          tile * columns,    lanes,             lanes,             block * tile,      block * tile,   lanes * columns};
+    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        *parts[i] = next;
+        next += sizes[i];
+    }
+    return next - scratch;
+}
+
+long ck_attention_backward_scratch(const ck_attention_gradient *head) {
+    workspace w;
+    return divide(head, (float *)0, &w);
+}
+
+/// Rows with zeros behind them to the right and below.
+static void copy_rows(const float *x, long stride, long rows, long width, float *y, long paddedRows, long columns) {
+    ck_copy_rows(x, stride, rows, width, y, columns);
+    memset(y + rows * columns, 0, sizeof(float) * (size_t)((paddedRows - rows) * columns));
+}
+
+/// What a tile of queries needs, in both layouts.
+CK_INLINE void load_queries(const workspace *w, long start, long queries, long lanes) {
+    const ck_attention_gradient *head = w->head;
+    const float *q = head->q + start * head->queryStride, *dy = head->dy + start * head->queryStride;
+    for (long r = 0; r < lanes;) {
+        const long vectors = ck_group((lanes - r) / CK_LANES);
+        for (long v = 0; v < vectors; v++) {
+            const long row = r + v * CK_LANES, place = r * w->columns + v * CK_LANES;
+            ck_pack_transposed(
+                q + row * head->queryStride, head->queryStride, queries - row, head->width, head->scale * CK_LOG2_E * CK_SCORE_UNIT,
+                w->queryLanes + place, vectors * CK_LANES);
+            ck_pack_transposed(
+                dy + row * head->queryStride, head->queryStride, queries - row, head->width, 1, w->slopeLanes + place, vectors * CK_LANES);
+        }
+        r += vectors * CK_LANES;
+    }
+    if (head->dk) copy_rows(q, head->queryStride, queries, head->width, w->queryRows, lanes, w->columns);
+    if (head->dv) copy_rows(dy, head->queryStride, queries, head->width, w->slopeRows, lanes, w->columns);
+}
+
+/// -log and -δ of every query; lanes behind the last get a log that leaves nothing of any score.
+CK_INLINE void load_logs(const workspace *w) {
+    const ck_attention_gradient *head = w->head;
+    const long lanes = ck_round_up(head->queries, CK_LANES), width = head->width;
+    for (long r = 0; r < lanes; r++) {
+        float sum = 0;
+        if (r < head->queries) {
+            const float *y = head->y + r * head->queryStride, *dy = head->dy + r * head->queryStride;
+            vf partial = CK_SPLAT(0.0f);
+            long c = 0;
+            for (; c + CK_LANES <= width; c += CK_LANES) partial += CK_LOAD(y + c) * CK_LOAD(dy + c);
+            CK_FOLD_SUM(sum, partial);
+            for (; c < width; c++) sum += y[c] * dy[c];
+        }
+        w->deltas[r] = -sum;
+        w->logs[r] = r < head->queries ? -head->logs[r] : -1e30f;
+    }
+}
+
+/// Scores and dP of one group of queries and a block of keys, then P and dS in their places.
+CK_INLINE void group_scores(const int pieceRows, const int pieceVectors, const int vectors, const workspace *w, long lane, long lanes, long start, long key, long keys) {
+    const long stride = vectors * CK_LANES, place = lane * w->columns, columns = w->columns;
+    float *scores = w->scores + lane, *slopes = w->scoreSlopes + lane;
+    const float *minusLogs = w->logs + start + lane, *minusDeltas = w->deltas + start + lane;
+    for (long k = 0; k < keys; k += CK_KEY_ROWS) {
+        ck_block(
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->keys + (key + k) * columns, columns, 1,
+            w->queryLanes + place, stride, minusLogs, 0, scores + k * lanes, lanes, 0);
+        ck_block(
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->values + (key + k) * columns, columns, 1,
+            w->slopeLanes + place, stride, minusDeltas, 0, slopes + k * lanes, lanes, 0);
+        for (long i = k; i < k + CK_KEY_ROWS; i++)
+#pragma clang loop unroll(full)
+            for (int v = 0; v < vectors; v++) {
+                float *const p = scores + i * lanes + v * CK_LANES, *const d = slopes + i * lanes + v * CK_LANES;
+                vf e;
+                CK_EXP2_UNITS(e, CK_MIN(CK_LOAD(p), CK_SPLAT(120.0f * CK_SCORE_UNIT)));
+                CK_STORE(p, e);
+                CK_STORE(d, e * CK_LOAD(d));
+            }
+    }
+}
+
+/// slopes[key, c] (+)= sum over the tile's queries of scores[key, query] rows[query, c]
+CK_INLINE void add_to_keys(
+    const int pieceRows, const int pieceVectors, const float *scores, long lanes, const float *rows, float *slopes, long keys, long columns,
+    int fresh) {
+    for (long c = 0; c < columns;) {
+        const long vectors = ck_group((columns - c) / CK_LANES);
+        for (long k = 0; k < keys; k += CK_KEY_ROWS) {
+            float *into = slopes + k * columns + c;
+            const float *plus = fresh ? (const float *)0 : into;
+#define PIECES(count)                                                                                                                        \
+    ck_block(                                                                                                                                \
+        pieceRows, pieceVectors, CK_KEY_ROWS, count, lanes, scores + k * lanes, lanes, 1, rows + c, columns, plus, columns, into, columns, 0)
+            if (vectors == 3) PIECES(3);
+            else if (vectors == 2) PIECES(2);
+            else PIECES(1);
+#undef PIECES
+        }
+        c += vectors * CK_LANES;
+    }
+}
+
+/// gradient[c, query] (+)= sum over keys of key[key, c] slopes[key, query]
+CK_INLINE void add_to_queries(
+    const int pieceRows, const int pieceVectors, const int vectors, const workspace *w, float *gradient, const float *slopes, long lanes,
+    const float *key, long keys, int fresh) {
+    const long stride = vectors * CK_LANES;
+    for (long c = 0; c < ck_round_up(w->head->width, CK_KEY_ROWS); c += CK_KEY_ROWS) {
+        float *into = gradient + c * stride;
+        ck_block(
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, keys, key + c, 1, w->columns, slopes, lanes, fresh ? (const float *)0 : into, stride, into, stride, 0);
+    }
+}
+
+CK_INLINE void backward(const int pieceRows, const int pieceVectors, const ck_attention_gradient *head, float *scratch) {
+    workspace space, *const w = &space;
+    divide(head, scratch, w);
+    load_logs(w);
+    const long columns = w->columns;
+    for (long first = 0; first < head->keys; first += STRETCH) {
+        const long stretch = at_most(head->keys - first, STRETCH), stretchRows = ck_round_up(stretch, CK_KEY_ROWS);
+        copy_rows(head->k + first * head->keyStride, head->keyStride, stretch, head->width, w->keys, stretchRows, columns);
+        copy_rows(head->v + first * head->keyStride, head->keyStride, stretch, head->width, w->values, stretchRows, columns);
+        for (long start = 0; start < head->queries; start += QUERY_TILE) {
+            const long queries = at_most(head->queries - start, QUERY_TILE), lanes = ck_round_up(queries, CK_LANES);
+            load_queries(w, start, queries, lanes);
+            for (long key = 0; key < stretch; key += KEY_BLOCK) {
+                const long keys = at_most(stretch - key, KEY_BLOCK);
+                for (long r = 0; r < lanes;) {
+                    const long vectors = ck_group((lanes - r) / CK_LANES);
+                    float *gradient = w->gradient + (start + r) * columns;
+                    const int fresh = first + key == 0;
+#define GROUP(count)                                                                                                                         \
+    do {                                                                                                                                     \
+        group_scores(pieceRows, pieceVectors, count, w, r, lanes, start, key, keys);                                                         \
+        if (head->dq)                                                                                                                        \
+            add_to_queries(                                                                                                                  \
+                pieceRows, pieceVectors, count, w, gradient, w->scoreSlopes + r, lanes, w->keys + key * columns, keys, fresh);               \
+    } while (0)
+                    if (vectors == 3) GROUP(3);
+                    else if (vectors == 2) GROUP(2);
+                    else GROUP(1);
+#undef GROUP
+                    r += vectors * CK_LANES;
+                }
+                if (head->dv)
+                    add_to_keys(
+                        pieceRows, pieceVectors, w->scores, lanes, w->slopeRows, w->valueSlopes + key * columns, keys, columns, start == 0);
+                if (head->dk)
+                    add_to_keys(
+                        pieceRows, pieceVectors, w->scoreSlopes, lanes, w->queryRows, w->keySlopes + key * columns, keys, columns, start == 0);
+            }
+        }
+        for (long k = 0; k < stretch; k++) {
+            const long place = (first + k) * head->keyStride;
+            if (head->dv) memcpy(head->dv + place, w->valueSlopes + k * columns, sizeof(float) * (size_t)head->width);
+            if (head->dk)
+                for (long c = 0; c < head->width; c++) head->dk[place + c] = head->scale * w->keySlopes[k * columns + c];
+        }
+    }
+    if (!head->dq) return;
+    float factors[CK_LANES];
+    for (int l = 0; l < CK_LANES; l++) factors[l] = head->scale;
+    for (long start = 0; start < head->queries; start += QUERY_TILE) {
+        const long lanes = ck_round_up(at_most(head->queries - start, QUERY_TILE), CK_LANES);
+        for (long r = 0; r < lanes;) {
+            const long vectors = ck_group((lanes - r) / CK_LANES);
+            for (long v = 0; v < vectors; v++) {
+                const long row = start + r + v * CK_LANES;
+                ck_unpack_transposed(
+                    w->gradient + (start + r) * columns + v * CK_LANES, vectors * CK_LANES, factors, head->dq + row * head->queryStride,
+                    head->queryStride, head->queries - row, head->width);
+            }
+            r += vectors * CK_LANES;
+        }
+    }
+}
+
+#ifdef CK_HAS_LEVELS
+CK_LEVEL_4 static void backward_4(const ck_attention_gradient *head, float *scratch) { backward(8, 3, head, scratch); }
+CK_LEVEL_3 static void backward_3(const ck_attention_gradient *head, float *scratch) { backward(4, 1, head, scratch); }
+#endif
+#if defined(__aarch64__)
+static void backward_1(const ck_attention_gradient *head, float *scratch) { backward(4, 1, head, scratch); }
+#else
+static void backward_1(const ck_attention_gradient *head, float *scratch) { backward(2, 1, head, scratch); }
+#endif
+
+void ck_attention_backward(const ck_attention_gradient *head, float *scratch) {
+#ifdef CK_HAS_LEVELS
+    const int level = ck_vector_level();
+    if (level == 4) return backward_4(head, scratch);
+    if (level == 3) return backward_3(head, scratch);
+#endif
+    backward_1(head, scratch);
+}
