@@ -5,6 +5,7 @@
 // Interpolation points 0, +-P, +-Q and infinity with P = 5/8 and Q = 3/2: the relative error of a result is about 1e-6, half of what the
 // customary +-1, +-2 give (Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for DNNs, 2020).
 #include "CKernels.h"
+#include "convolution.h"
 #include "vector.h"
 
 #define P 0.625f
@@ -16,9 +17,6 @@ enum {
     TILE = 4,      // outputs of a tile on a side
     PATCH = 6,     // inputs of a tile on a side
     POINTS = 36,   // products of a tile
-    PANEL = 64,    // outputs of a panel of transformed weights
-    ROWS = 6,      // tiles whose sums are in registers together
-    DEPTH = 48,    // inputs of a block
     SPREAD = 16,   // keeps the planes of the points from falling into the same lines of a cache
 };
 
@@ -62,19 +60,15 @@ static void transform_inputs(
     const ck_winograd *s, const float *x, long tile, long tiles, long input, long inputs, float *v, long plane);
 static void transform_weights(
     const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u, long plane);
-static void products(
-    const float *v, const float *u, long depth, float *sums, long stride, long tiles, long outputs, int adds, int wide);
 static void transform_sums(
     const ck_winograd *s, const float *sums, long plane, long stride, const float *bias, float *y, int accumulate, long tile, long tiles,
     long output, long outputs);
 
-static long rounded(long n, long to) { return (n + to - 1) / to * to; }
-
 long ck_winograd_tiles(const ck_winograd *s) { return s->batch * ((s->outHeight + 3) / TILE) * ((s->outWidth + 3) / TILE); }
 
 static long input_plane(long tiles) { return tiles * DEPTH + SPREAD; }
-static long weight_plane(long outputs) { return rounded(outputs, PANEL) * DEPTH + SPREAD; }
-static long sum_plane(long tiles, long outputs) { return tiles * rounded(outputs, PANEL) + SPREAD; }
+static long weight_plane(long outputs) { return ck_rounded(outputs, PANEL) * DEPTH + SPREAD; }
+static long sum_plane(long tiles, long outputs) { return tiles * ck_rounded(outputs, PANEL) + SPREAD; }
 
 long ck_winograd_scratch(long tiles, long outputs) {
     return POINTS * (input_plane(tiles) + weight_plane(outputs) + sum_plane(tiles, outputs));
@@ -124,31 +118,6 @@ CK_CLONES static void transform_inputs(
     }
 }
 
-typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
-typedef float quads __attribute__((vector_size(32), aligned(4), may_alias));
-
-// Four neighbouring taps of sixteen outputs, a vector a tap: 4x4 blocks turned in every quarter of a register.
-#define TURN(rows, tap, g0, g1, g2, g3)                                                                                                      \
-    do {                                                                                                                                     \
-        vf r_[4];                                                                                                                            \
-        for (int i_ = 0; i_ < 4; i_++) {                                                                                                     \
-            const quad a_ = *(const quad *)((rows)[i_] + (tap)), b_ = *(const quad *)((rows)[i_ + 4] + (tap));                               \
-            const quad c_ = *(const quad *)((rows)[i_ + 8] + (tap)), d_ = *(const quad *)((rows)[i_ + 12] + (tap));                          \
-            const quads ab_ = __builtin_shufflevector(a_, b_, 0, 1, 2, 3, 4, 5, 6, 7);                                                       \
-            const quads cd_ = __builtin_shufflevector(c_, d_, 0, 1, 2, 3, 4, 5, 6, 7);                                                       \
-            r_[i_] = __builtin_shufflevector(ab_, cd_, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);                                \
-        }                                                                                                                                    \
-        const vf low01_ = LOW(r_[0], r_[1]), high01_ = HIGH(r_[0], r_[1]), low23_ = LOW(r_[2], r_[3]), high23_ = HIGH(r_[2], r_[3]);         \
-        (g0) = LOW_PAIRS(low01_, low23_);                                                                                                    \
-        (g1) = HIGH_PAIRS(low01_, low23_);                                                                                                   \
-        (g2) = LOW_PAIRS(high01_, high23_);                                                                                                  \
-        (g3) = HIGH_PAIRS(high01_, high23_);                                                                                                 \
-    } while (0)
-#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
-#define LOW_PAIRS(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-#define HIGH_PAIRS(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
-
 // Weights from inputs `input`... to outputs `output`... into u[point][panel][DEPTH][PANEL]; columns behind the outputs hold anything finite.
 CK_CLONES static void transform_weights(
     const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u, long plane) {
@@ -187,77 +156,6 @@ CK_CLONES static void transform_weights(
                 for (int j = 0; j < PATCH; j++) CK_STORE(into + (i * PATCH + j) * plane, p[j]);
             }
         }
-}
-
-// sums[row][vector] (+)= v[row][...] u[...][vector]; `rows` and `vectors` are constants after inlining, so the sums live in registers.
-CK_INLINE void product(
-    const int rows, const int vectors, const float *v, const float *u, long depth, float *sums, long stride, int adds) {
-    vf sum[ROWS][PANEL / CK_LANES];
-#pragma clang loop unroll(full)
-    for (int i = 0; i < rows; i++)
-#pragma clang loop unroll(full)
-        for (int j = 0; j < vectors; j++) {
-            __builtin_prefetch(sums + i * stride + j * CK_LANES, 1);
-            sum[i][j] = CK_SPLAT(0.0f);
-        }
-#pragma clang loop vectorize(disable) unroll(disable)
-    for (long k = 0; k < depth; k++, u += PANEL) {
-        vf w[PANEL / CK_LANES];
-#pragma clang loop unroll(full)
-        for (int j = 0; j < vectors; j++) w[j] = CK_LOAD(u + j * CK_LANES);
-#pragma clang loop unroll(full)
-        for (int i = 0; i < rows; i++) {
-            const vf x = CK_SPLAT(v[i * DEPTH + k]);
-#pragma clang loop unroll(full)
-            for (int j = 0; j < vectors; j++) sum[i][j] += x * w[j];
-        }
-    }
-#pragma clang loop unroll(full)
-    for (int i = 0; i < rows; i++)
-#pragma clang loop unroll(full)
-        for (int j = 0; j < vectors; j++) {
-            float *into = sums + i * stride + j * CK_LANES;
-            CK_STORE(into, adds ? CK_LOAD(into) + sum[i][j] : sum[i][j]);
-        }
-}
-
-CK_INLINE void products_of(
-    const int vectors, const float *v, const float *u, long depth, float *sums, long stride, long tiles, int adds) {
-    for (long t = 0; t < tiles;) {
-        // The last tiles are shared out evenly: a row alone would wait for its own sums.
-        const long left = tiles - t, rows = left >= 2 * ROWS || left == ROWS ? ROWS : left > ROWS ? (left + 1) / 2 : left;
-        const float *a = v + t * DEPTH;
-        float *c = sums + t * stride;
-        switch (rows) {
-        case 6: product(6, vectors, a, u, depth, c, stride, adds); break;
-        case 5: product(5, vectors, a, u, depth, c, stride, adds); break;
-        case 4: product(4, vectors, a, u, depth, c, stride, adds); break;
-        case 3: product(3, vectors, a, u, depth, c, stride, adds); break;
-        case 2: product(2, vectors, a, u, depth, c, stride, adds); break;
-        default: product(1, vectors, a, u, depth, c, stride, adds); break;
-        }
-        t += rows;
-    }
-}
-
-// sums[tile][output] (+)= v[tile][...] u[...][output] of one point.
-CK_CLONES static void products(
-    const float *v, const float *u, long depth, float *sums, long stride, long tiles, long outputs, int adds, int wide) {
-    for (long o = 0; o < outputs; o += PANEL, u += PANEL * DEPTH, sums += PANEL) {
-        const long vectors = outputs - o >= PANEL ? PANEL / CK_LANES : (outputs - o + CK_LANES - 1) / CK_LANES;
-        if (!wide) {
-            // Sixteen registers of eight values hold the sums of a sixteenth column at a time.
-            for (long j = 0; j < vectors; j++)
-                products_of(1, v, u + j * CK_LANES, depth, sums + j * CK_LANES, stride, tiles, adds);
-        } else {
-            switch (vectors) {
-            case 4: products_of(4, v, u, depth, sums, stride, tiles, adds); break;
-            case 3: products_of(3, v, u, depth, sums, stride, tiles, adds); break;
-            case 2: products_of(2, v, u, depth, sums, stride, tiles, adds); break;
-            default: products_of(1, v, u, depth, sums, stride, tiles, adds); break;
-            }
-        }
-    }
 }
 
 CK_CLONES static void transform_sums(
@@ -302,35 +200,19 @@ CK_CLONES static void transform_sums(
     }
 }
 
-// Whether a register holds sixteen values and there are thirty-two of them.
-static int has_wide_registers(void) {
-#if defined(__x86_64__) && defined(__linux__) && !defined(CK_ONE_VERSION)
-    static int known = -1;
-    if (known < 0) {
-        __builtin_cpu_init();
-        known = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
-            && __builtin_cpu_supports("avx512vl");
-    }
-    return known;
-#else
-    return 0;
-#endif
-}
-
 void ck_winograd_part(
     const ck_winograd *s, const float *x, const float *weights, const float *bias, float *y, int accumulate, long tile, long tiles,
     long output, long outputs, float *scratch) {
     const long inputPlane = input_plane(tiles), weightPlane = weight_plane(outputs), sumPlane = sum_plane(tiles, outputs);
-    const long stride = rounded(outputs, PANEL);
+    const long stride = ck_rounded(outputs, PANEL);
     float *v = scratch, *u = v + POINTS * inputPlane, *sums = u + POINTS * weightPlane;
-    const int wide = has_wide_registers();
     for (long input = 0; input < s->inputs; input += DEPTH) {
         const long depth = s->inputs - input < DEPTH ? s->inputs - input : DEPTH;
         transform_inputs(s, x, tile, tiles, input, depth, v, inputPlane);
         transform_weights(s, weights, output, outputs, input, depth, u, weightPlane);
         for (long p = 0; p < POINTS; p++)
-            products(
-                v + p * inputPlane, u + p * weightPlane, depth, sums + p * sumPlane, stride, tiles, outputs, input > 0, wide);
+            ck_block_products(
+                v + p * inputPlane, u + p * weightPlane, depth, sums + p * sumPlane, stride, tiles, outputs, input > 0);
     }
     transform_sums(s, sums, sumPlane, stride, bias, y, accumulate, tile, tiles, output, outputs);
 }

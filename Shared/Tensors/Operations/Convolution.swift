@@ -65,52 +65,50 @@ struct ConvolutionShape {
 
     private var sizes: ck_convolution {
         ck_convolution(
-            height: height, width: width, inputs: inputs, outputs: outputs, kernelHeight: kernelHeight, kernelWidth: kernelWidth,
-            stride: stride, padding: padding, outHeight: outHeight, outWidth: outWidth)
+            batch: batch, height: height, width: width, inputs: inputs, outputs: outputs, kernelHeight: kernelHeight,
+            kernelWidth: kernelWidth, stride: stride, padding: padding, outHeight: outHeight, outWidth: outWidth)
     }
-
-    // The products with the matrix of patches, of which a block of at most this many floats exists at a time (in a thread).
-    private static let patchBlock = 1 << 19
-    /// About 20 MFLOP are worth a part of their own.
-    private static let partWork = 10_000_000
 
     func forward(_ x: Tensor, _ weight: Tensor, _ bias: Tensor?) -> Tensor {
         let result = Tensor(uninitialized: [batch, outHeight, outWidth, outputs])
-        if let plan = WinogradPlan(self, gradient: false) {
-            plan.run(x.pointer, weight.pointer, bias?.pointer, result.mutablePointer, adds: false)
-            withExtendedLifetime((x, weight, bias)) {}
-            return result
-        }
-        let row = inputs * taps
-        let pixelsPerPart = min(pixels, max(32, min(Self.patchBlock, max(Self.partWork / max(outputs, 1), row * 32)) / max(row, 1)))
-        let pixelParts = (pixels + pixelsPerPart - 1) / pixelsPerPart
-        // Small images: the outputs are divided as well, down to as many as keep the patches cheap beside the product.
-        let outputsPerPart = max(min(outputs, 128), (outputs * batch * pixelParts + 15) / 16)
-        let outputParts = (outputs + outputsPerPart - 1) / outputsPerPart
-        forEachIndex(batch * pixelParts * outputParts) { index in
-            let b = index / (pixelParts * outputParts)
-            let pixel = index / outputParts % pixelParts * pixelsPerPart
-            let count = min(pixelsPerPart, pixels - pixel)
-            let output = index % outputParts * outputsPerPart
-            let width = min(outputsPerPart, outputs - output)
-            let patches = Tensor(uninitialized: [count, row])
-            var shape = sizes
-            ck_patches(&shape, x.pointer + b * height * self.width * inputs, 0, inputs, pixel, count, patches.mutablePointer)
-            let target = result.mutablePointer + (b * pixels + pixel) * outputs + output
-            if let bias {
-                for p in 0..<count { (target + p * outputs).update(from: bias.pointer + output, count: width) }
-            }
-            BLAS.multiply(
-                transposeB: true, m: count, n: width, k: row, patches.pointer, lda: row, weight.pointer + output * row, ldb: row,
-                beta: bias == nil ? 0 : 1, target, ldc: outputs)
-        }
-        withExtendedLifetime((x, weight, bias)) {}
+        convolve(x, weight, bias, result.mutablePointer, adjoint: false, adds: false)
         return result
+    }
+
+    /// target (+)= the convolution of x (+ bias), or its adjoint: the gradient of the input for a gradient x of the output.
+    private func convolve(
+        _ x: Tensor, _ weight: Tensor, _ bias: Tensor?, _ target: UnsafeMutablePointer<Float>, adjoint: Bool, adds: Bool
+    ) {
+        defer { withExtendedLifetime((x, weight, bias)) {} }
+        if let plan = WinogradPlan(self, adjoint: adjoint) {
+            return plan.run(x.pointer, weight.pointer, bias?.pointer, target, adds: adds)
+        }
+        var sizes = sizes
+        withUnsafePointer(to: &sizes) { sizes in
+            let adjointFlag: Int32 = adjoint ? 1 : 0
+            let cells = ck_convolution_cells(sizes, adjointFlag)
+            let results = adjoint ? inputs : outputs
+            // What a part gathers, and its sums, fit the second cache.
+            let cellsPerPart = max(16, min(256, 2304 / taps, adjoint ? 1024 / (stride * stride) : 1024))
+            let resultsPerPart = 128
+            let cellParts = (cells + cellsPerPart - 1) / cellsPerPart
+            let resultParts = (results + resultsPerPart - 1) / resultsPerPart
+            forEachIndex(cellParts * resultParts) { index in
+                let cell = index % cellParts * cellsPerPart
+                let result = index / cellParts * resultsPerPart
+                let (cells, results) = (min(cellsPerPart, cells - cell), min(resultsPerPart, results - result))
+                let scratch = Tensor(uninitialized: [ck_convolution_scratch(sizes, adjointFlag, cells, results)])
+                ck_convolve_part(
+                    sizes, adjointFlag, x.pointer, weight.pointer, bias?.pointer, target, adds ? 1 : 0, cell, cells, result, results,
+                    scratch.mutablePointer)
+                withExtendedLifetime(scratch) {}
+            }
+        }
     }
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
     func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
-        if let matrix { variables[0].accumulateInPlace { inputGradient(gradient, matrix, $0, adds: $1) } }
+        if let matrix { variables[0].accumulateInPlace { convolve(gradient, matrix, nil, $0, adjoint: true, adds: $1) } }
         if let input { variables[1].accumulateInPlace { weightGradient(gradient, input, $0, adds: $1) } }
         if variables.count > 2 {
             variables[2].accumulateInPlace { ck_column_sums(gradient.pointer, $0, batch * pixels, outputs, $1 ? 1 : 0) }
@@ -118,42 +116,17 @@ struct ConvolutionShape {
         withExtendedLifetime(gradient) {}
     }
 
-    /// A part is a range of input channels, which no other part writes; patches are made for it alone.
-    private func forChannelParts(_ body: (_ channel: Int, _ channels: Int, _ pixelsPerBlock: Int) -> Void) {
+    // Patches of an image: a block of at most this many floats exists at a time (in a thread).
+    private static let patchBlock = 1 << 19
+
+    /// A part is a range of input channels, whose weights no other part writes; patches are made for it alone.
+    private func weightGradient(_ gradient: Tensor, _ input: Tensor, _ target: UnsafeMutablePointer<Float>, adds: Bool) {
         let work = batch * pixels * outputs * taps
-        let channelsPerPart = min(max(8, Self.partWork / max(work, 1)), 128)
+        let channelsPerPart = min(max(8, 10_000_000 / max(work, 1)), 128)
         let pixelsPerBlock = max(32, min(pixels, Self.patchBlock / (channelsPerPart * taps)))
         forEachIndex((inputs + channelsPerPart - 1) / channelsPerPart) { part in
             let channel = part * channelsPerPart
-            body(channel, min(channelsPerPart, inputs - channel), pixelsPerBlock)
-        }
-    }
-
-    private func inputGradient(_ gradient: Tensor, _ weight: Tensor, _ target: UnsafeMutablePointer<Float>, adds: Bool) {
-        if let plan = WinogradPlan(self, gradient: true) {
-            plan.run(gradient.pointer, weight.pointer, nil, target, adds: adds)
-            return
-        }
-        if !adds { forElements(batch * height * width * inputs) { ck_fill(target + $0.lowerBound, 0, $0.count) } }
-        forChannelParts { channel, channels, pixelsPerBlock in
-            let row = channels * taps
-            let patches = Tensor(uninitialized: [pixelsPerBlock, row])
-            var shape = sizes
-            for b in 0..<batch {
-                for pixel in Swift.stride(from: 0, to: pixels, by: pixelsPerBlock) {
-                    let count = min(pixelsPerBlock, pixels - pixel)
-                    BLAS.multiply(
-                        m: count, n: row, k: outputs, gradient.pointer + (b * pixels + pixel) * outputs, lda: outputs,
-                        weight.pointer + channel * taps, ldb: inputs * taps, beta: 0, patches.mutablePointer, ldc: row)
-                    ck_add_patches(&shape, patches.pointer, channel, channels, pixel, count, target + b * height * width * inputs)
-                }
-            }
-        }
-        withExtendedLifetime((gradient, weight)) {}
-    }
-
-    private func weightGradient(_ gradient: Tensor, _ input: Tensor, _ target: UnsafeMutablePointer<Float>, adds: Bool) {
-        forChannelParts { channel, channels, pixelsPerBlock in
+            let channels = min(channelsPerPart, inputs - channel)
             let row = channels * taps
             let patches = Tensor(uninitialized: [pixelsPerBlock, row])
             var shape = sizes

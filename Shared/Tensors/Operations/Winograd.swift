@@ -6,14 +6,14 @@ struct WinogradPlan {
     private var shape: ck_winograd
 
     /// Nil where the algorithm does not apply, or where so few channels make it slower than a product with patches.
-    init?(_ convolution: ConvolutionShape, gradient: Bool) {
+    init?(_ convolution: ConvolutionShape, adjoint: Bool) {
         guard convolution.kernelHeight == 3, convolution.kernelWidth == 3, convolution.stride == 1, convolution.padding <= 2 else {
             return nil
         }
         guard convolution.inputs >= 16, convolution.outputs >= 16 else { return nil }
         let (taps, row) = (9, convolution.inputs * 9)
         shape =
-            gradient
+            adjoint
             ? ck_winograd(
                 batch: convolution.batch, height: convolution.outHeight, width: convolution.outWidth, inputs: convolution.outputs,
                 outputs: convolution.inputs, padding: 2 - convolution.padding, outHeight: convolution.height, outWidth: convolution.width,

@@ -5,17 +5,23 @@
 extern "C" {
 #endif
 
-/// The sizes of a two-dimensional convolution of one image.
+// ---- convolution.c: any convolution as products of pixels with the weights of a tap
+/// The sizes of a two-dimensional convolution: images [batch, height, width, inputs] to [batch, outHeight, outWidth, outputs].
 typedef struct {
-    long height, width, inputs, outputs, kernelHeight, kernelWidth, stride, padding, outHeight, outWidth;
+    long batch, height, width, inputs, outputs, kernelHeight, kernelWidth, stride, padding, outHeight, outWidth;
 } ck_convolution;
-
-// ---- convolution.c: any convolution as a product with the matrix of patches
-/// columns[p, (c, kh, kw)] = the input that the tap (kh, kw) of output pixel `pixel + p` meets in channel `channel + c`, zero outside the image:
-/// the order of a row of weights, so that those need no rearranging.
+/// Pixels of the results of `ck_convolve_part` that are computed together, a block of `stride` squared where it is the adjoint.
+long ck_convolution_cells(const ck_convolution *shape, int adjoint);
+/// Floats of scratch that `ck_convolve_part` needs for so many cells and results.
+long ck_convolution_scratch(const ck_convolution *shape, int adjoint, long cells, long results);
+/// The convolution: y (+)= conv(x) (+ bias, unless null), results being outputs; or its adjoint: the gradient y of the input (+)= that of the
+/// output x, results being inputs. Some cells and results of the batch.
+void ck_convolve_part(
+    const ck_convolution *shape, int adjoint, const float *x, const float *weights, const float *bias, float *y, int accumulate, long cell,
+    long cells, long result, long results, float *scratch);
+/// columns[p, (c, kh, kw)] = the input that the tap (kh, kw) of output pixel `pixel + p` of an image meets in channel `channel + c`, zero
+/// outside the image: the order of a row of weights.
 void ck_patches(const ck_convolution *shape, const float *x, long channel, long channels, long pixel, long pixels, float *columns);
-/// The adjoint: adds every element of columns to the place of x that `ck_patches` took it from.
-void ck_add_patches(const ck_convolution *shape, const float *columns, long channel, long channels, long pixel, long pixels, float *x);
 
 // ---- winograd.c: kernels of three by three with stride one, four by four outputs at a time
 /// Such a convolution, or its input gradient (whose inputs are the outputs of the convolution).
