@@ -25,10 +25,13 @@ protocol CheckpointedModel: BackboneModel {
     init(configuration: Configuration, trainable: @escaping (String) -> Bool, source: @escaping ParameterTree.Source) throws
     /// Tensors that are in real checkpoints and that diffusers itself skips.
     static func ignores(_ tensor: String) -> Bool
+    /// Tensors that a folder may have and may lack, and that are no parameters.
+    static func buffers(_ configuration: Configuration) -> [(name: String, shape: [Int])]
 }
 
 extension CheckpointedModel {
     static func ignores(_ tensor: String) -> Bool { false }
+    static func buffers(_ configuration: Configuration) -> [(name: String, shape: [Int])] { [] }
 }
 
 extension BackboneModel {

@@ -2,38 +2,21 @@ import Foundation
 import Safetensors
 import Tensors
 
-/// What `foretaste backbone` does: a model folder described, and one pass from file to file under diffusers' names.
+/// What `foretaste backbone forward` does: one pass from file to file under diffusers' names.
 public enum BackboneRun {
-    /// What a person wants to know of a model folder, one line each. The weights are read and checked in full.
-    public static func inspect(directory: String) throws -> String {
-        let model = try WanTransformer3DModel.load(directory: directory)
-        let c = model.configuration
-        let values = model.parameterCount
-        var lines = [
-            "class         WanTransformer3DModel, \(c.imageDim == nil ? "text to video" : "image to video")",
-            "parameters    \(values) in \(model.parameters.count) tensors (\((values * 4 + 1_048_575) / 1_048_576) MiB as Float32)",
-            "blocks        \(c.numLayers) of width \(c.innerDim): \(c.numAttentionHeads) heads of \(c.attentionHeadDim), feed-forward \(c.ffnDim)",
-            "channels      \(c.inChannels) in, \(c.outChannels) out",
-            "patch         \(c.patchSize.map(String.init).joined(separator: " x ")) (frames x rows x columns)",
-            "text          tokens of width \(c.textDim)",
-        ]
-        if let imageDim = c.imageDim {
-            let keys = c.addedKvProjDim == nil ? "joined in front of the text" : "with keys and values of their own"
-            lines.append("image         tokens of width \(imageDim), \(keys)")
-        }
-        lines.append("largest grid  \(c.ropeMaxSeqLen) patches along an axis")
-        return lines.joined(separator: "\n")
-    }
-
     /// What to compute, and from where to where.
     public struct Request: Sendable {
+        /// A model folder, or a pipeline's.
         public var directory: String
-        /// `hidden_states`, `timestep`, `encoder_hidden_states` and where the model takes it `encoder_hidden_states_image`.
+        /// The inputs under diffusers' names: `hidden_states` or `sample`, `timestep`, `encoder_hidden_states` and what else the class takes.
         public var input: String
         public var output: String
-        /// Blocks, counted from 1, whose residual stream is written as `features.K`.
-        public var features: [Int] = []
-        /// A file with `cotangent`, shaped like `sample`; without it no gradient is computed.
+        /// Features to write as `features.NAME`: a transformer's blocks from 1, a U-Net's `down.K` and `mid`.
+        public var features: [String] = []
+        /// Ends the pass after the last of `features`; there is no sample, and a U-Net's up half is not even loaded.
+        public var featuresOnly = false
+        /// A file with `cotangent`, shaped like `sample`, and `cotangent.features.NAME`, shaped like features, or some of them. Gradients are
+        /// those of the sum of their products with the outputs. Without the file no gradient is computed.
         public var cotangent: String?
         /// Parameters whose gradient is written as `grad.NAME`.
         public var gradients: [String] = []
@@ -49,85 +32,147 @@ public enum BackboneRun {
 
     /// Runs the model and writes the output whole, or throws and leaves no output file.
     public static func forward(_ request: Request) throws {
-        let output = URL(fileURLWithPath: request.output).standardizedFileURL.path
-        for path in [request.input, request.cotangent, request.lora].compactMap({ $0 }) {
-            guard URL(fileURLWithPath: path).standardizedFileURL.path != output else {
-                throw BackboneError("the output \(request.output) would replace an input")
-            }
-        }
+        let output = try OutputFile(request.output)
+        let inputs = [request.input, request.cotangent, request.lora].compactMap { $0 }
+        for path in inputs where output.is(path) { throw BackboneError("the output \(request.output) would replace an input") }
+        // An older result left in place could be taken for this run's; but never is a model's file taken for one.
+        var isOurs = true
         do {
-            try run(request)
+            let directory = try PipelineFolder(request.directory).model
+            isOurs = try !FileManager.default.contentsOfDirectory(atPath: directory).contains { output.is("\(directory)/\($0)") }
+            guard isOurs else { throw BackboneError("the output \(request.output) would replace a file of the model") }
+            try run(request, directory)
         } catch {
-            // An older result left in place could be taken for this run's.
-            try? FileManager.default.removeItem(atPath: request.output)
+            if isOurs { output.remove() }
             throw error
         }
     }
 
-    private static func run(_ request: Request) throws {
+    private static func run(_ request: Request, _ directory: String) throws {
         guard request.gradients.isEmpty || request.cotangent != nil else {
             throw BackboneError("gradients are asked for, but there is no cotangent to begin with")
         }
+        guard !request.featuresOnly || !request.features.isEmpty else {
+            throw BackboneError("features alone are asked for, but none is named")
+        }
         let file = try SafetensorsFile(contentsOf: request.input)
-        let model = try WanTransformer3DModel.load(directory: request.directory)
-        if let lora = request.lora { try model.attachLoRA(LoRAFile.load(lora), trainable: false) }
-        let wanted = try requireGradients(request.gradients, of: model)
+        let cotangents = try request.cotangent.map { try SafetensorsFile(contentsOf: $0) }
+        let type = try Checkpoint.model(directory: directory)
+        try run(request, directory, file, cotangents, type)
+    }
 
-        let hidden = Variable(try finite(file, "hidden_states"), requiresGradient: request.cotangent != nil)
-        let image = file.names.contains("encoder_hidden_states_image") && model.configuration.imageDim != nil
-        let result = try model(
-            hiddenStates: hidden, timestep: timestep(file, batch: hidden.tensor.shape.first ?? 0),
-            encoderHiddenStates: Variable(finite(file, "encoder_hidden_states")),
-            encoderHiddenStatesImage: image ? Variable(finite(file, "encoder_hidden_states_image")) : nil,
-            features: Set(request.features))
-        guard let sample = result.sample else { throw BackboneError("the model returned no sample") }
+    private static func run<Model: RunnableBackbone>(
+        _ request: Request, _ directory: String, _ file: SafetensorsFile, _ cotangents: SafetensorsFile?, _ type: Model.Type
+    ) throws {
+        let names = Model.featureNames(try Model.configuration(contentsOf: "\(directory)/config.json"))
+        let wanted = Set(request.features)
+        for name in wanted.sorted() where !names.contains(name) {
+            throw BackboneError("features: there is no '\(name)', the model has \(span(names))")
+        }
+        let model = try request.featuresOnly ? Model.loadForFeatures(directory: directory) : Model.load(directory: directory)
+        if let lora = request.lora { try attach(LoRAFile.load(lora), to: model) }
+        let parameters = try requireGradients(request.gradients, of: model)
 
-        var tensors = [("sample", sample.tensor)]
-        for block in Set(request.features).sorted() { tensors.append(("features.\(block)", result.features[block]!.tensor)) }
-        if let path = request.cotangent {
-            let cotangent = try finite(SafetensorsFile(contentsOf: path), "cotangent")
-            guard cotangent.shape == sample.tensor.shape else {
-                throw BackboneError("cotangent has shape \(cotangent.shape), but sample has \(sample.tensor.shape)")
+        let inputs = ForwardInputs(file, requiresGradient: cotangents != nil)
+        let result = try model.run(inputs, features: request.features, stop: request.featuresOnly)
+        var outputs = result.sample.map { [("sample", $0)] } ?? []
+        for name in names where wanted.contains(name) { outputs.append(("features.\(name)", result.features[name]!)) }
+        var tensors = outputs.map { ($0.0, $0.1.tensor) }
+        if let cotangents {
+            try backward(outputs, cotangents)
+            for (name, variable) in inputs.variables {
+                tensors.append(("grad_\(name)", variable.gradient ?? Tensor(zeros: variable.shape)))
             }
-            sample.backward(cotangent)
-            tensors.append(("grad_hidden_states", hidden.gradient ?? Tensor(zeros: hidden.tensor.shape)))
-            for (name, variable) in wanted {
-                tensors.append(("grad.\(name)", variable().gradient ?? Tensor(zeros: variable().tensor.shape)))
+            for (name, parameter) in parameters {
+                tensors.append(("grad.\(name)", parameter.variable.gradient ?? Tensor(zeros: parameter.variable.shape)))
             }
         }
         try SafetensorsWriter.write(tensors: tensors, to: request.output)
     }
 
-    /// Makes the named parameters, and no others, require gradients. An adapter's may be called as in its file or without `transformer.`.
-    private static func requireGradients(
-        _ names: [String], of model: WanTransformer3DModel
-    ) throws -> [(name: String, variable: () -> Variable)] {
-        var result: [(String, () -> Variable)] = []
-        for name in names where !result.contains(where: { $0.0 == name }) {
-            let plain = name.hasPrefix("transformer.") ? String(name.dropFirst(12)) : name
-            let adapters = model.tree.layers.compactMap(\.adapter).flatMap { [$0.a, $0.b] }
+    /// `1 to 30`, or the names themselves.
+    private static func span(_ names: [String]) -> String {
+        names.allSatisfy { Int($0) != nil } ? "\(names.first!) to \(names.last!)" : names.joined(separator: ", ")
+    }
+
+    /// Attaches an adapter, without what belongs to the part of the model that was not loaded.
+    private static func attach(_ weights: LoRAWeights, to model: some RunnableBackbone) throws {
+        var weights = weights
+        weights.layers.removeAll { model.leavesOut($0.name) }
+        try model.attachLoRA(weights, trainable: false)
+    }
+
+    /// Gradients of Σ ⟨cotangent, output⟩ over the outputs that the file has cotangents for.
+    private static func backward(_ outputs: [(name: String, variable: Variable)], _ file: SafetensorsFile) throws {
+        var pairs: [(variable: Variable, cotangent: Tensor)] = []
+        for key in file.names where key == "cotangent" || key.hasPrefix("cotangent.features.") {
+            let name = key == "cotangent" ? "sample" : String(key.dropFirst("cotangent.".count))
+            guard let output = outputs.first(where: { $0.name == name }) else {
+                throw BackboneError("\(key): \(name) is not computed; there are \(outputs.map(\.name).joined(separator: ", "))")
+            }
+            let shape = output.variable.shape
+            guard file.entries[key]!.shape == shape else {
+                throw BackboneError("\(key) has shape \(file.entries[key]!.shape), but \(name) has \(shape)")
+            }
+            let cotangent = try file.tensor(key)
+            guard cotangent.isFinite else { throw BackboneError("\(key) holds values that are not finite") }
+            pairs.append((output.variable, cotangent))
+        }
+        guard !pairs.isEmpty else {
+            throw BackboneError("the cotangent file has neither 'cotangent' nor 'cotangent.features.NAME'")
+        }
+        let cotangents = pairs.map(\.cotangent)
+        // One node over all of them, so that what they share is gone through once.
+        Variable.operation(Tensor(scalar: 0), inputs: pairs.map(\.variable)) { _, outputs in
+            for (output, cotangent) in zip(outputs, cotangents) { output.accumulate(cotangent) }
+        }.backward()
+    }
+
+    /// Makes the named parameters, and no others, require gradients. An adapter's may be called as in its file or without the prefix.
+    private static func requireGradients<Model: BackboneModel>(
+        _ names: [String], of model: Model
+    ) throws -> [(name: String, parameter: Parameter)] {
+        var result: [(name: String, parameter: Parameter)] = []
+        let adapters = model.tree.layers.compactMap(\.adapter).flatMap { [$0.a, $0.b] }
+        for name in names where !result.contains(where: { $0.name == name }) {
+            let plain = name.hasPrefix(Model.component + ".") ? String(name.dropFirst(Model.component.count + 1)) : name
             guard let parameter = (model.tree.parameters + adapters).first(where: { $0.name == plain }) else {
                 throw BackboneError("gradients: the model has no parameter '\(name)'")
             }
             parameter.variable = Variable(parameter.variable.tensor, requiresGradient: true)
-            result.append((name, { parameter.variable }))
+            result.append((name, parameter))
         }
         return result
     }
+}
 
-    private static func finite(_ file: SafetensorsFile, _ name: String) throws -> Tensor {
-        let tensor = try file.tensor(name)
-        guard tensor.isFinite else { throw BackboneError("\(name) holds values that are not finite") }
-        return tensor
+/// A file that is to be written: never one that is read, and gone when there is nothing to write.
+private struct OutputFile {
+    private let path: String
+
+    init(_ path: String) throws {
+        self.path = path
+        let type = try? FileManager.default.attributesOfItem(atPath: Self.resolved(path))[.type] as? FileAttributeType
+        guard type == nil || type == .typeRegular else { throw BackboneError("the output \(path) is there and no file") }
     }
 
-    /// One value a clip, integers or floats; a single value stands for all clips, as in diffusers.
-    private static func timestep(_ file: SafetensorsFile, batch: Int) throws -> [Float] {
-        guard let entry = file.entries["timestep"] else { _ = try file.tensor("timestep"); return [] }
-        guard entry.shape.count <= 1 else {
-            throw BackboneError("timestep has shape \(entry.shape), expected [\(batch)]: a timestep for each token is not supported")
+    private static func resolved(_ path: String) -> String {
+        URL(fileURLWithPath: path).resolvingSymlinksInPath().standardizedFileURL.path
+    }
+
+    /// Whether the two are one file, by whatever names.
+    func `is`(_ other: String) -> Bool {
+        if Self.resolved(path) == Self.resolved(other) { return true }
+        func identity(_ path: String) -> [UInt64]? {
+            let attributes = try? FileManager.default.attributesOfItem(atPath: Self.resolved(path))
+            guard let device = attributes?[.systemNumber] as? NSNumber, let file = attributes?[.systemFileNumber] as? NSNumber else {
+                return nil
+            }
+            return [device.uint64Value, file.uint64Value]
         }
-        let values = entry.dtype.isFloatingPoint ? try file.tensor("timestep").array : try file.integers("timestep").map { Float($0) }
-        return values.count == 1 ? [Float](repeating: values[0], count: batch) : values
+        guard let own = identity(path) else { return false }
+        return own == identity(other)
     }
+
+    func remove() { try? FileManager.default.removeItem(atPath: path) }
 }

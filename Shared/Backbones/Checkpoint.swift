@@ -7,47 +7,81 @@ struct Checkpoint {
     let directory: String
     /// The file that holds each tensor.
     private(set) var files: [String: SafetensorsFile] = [:]
+    /// The files of weights.
+    private(set) var shards: [BackboneInspection.Shard] = []
+    /// What the files' headers say of all tensors.
+    var entries: [SafetensorsEntry] { files.map { $0.value.entries[$0.key]! } }
 
     static let single = "diffusion_pytorch_model.safetensors"
     static let index = "diffusion_pytorch_model.safetensors.index.json"
-    /// The classes that we have, by their names in `config.json`.
-    static let knownClasses = ["WanTransformer3DModel", "UNet2DConditionModel", "SD3Transformer2DModel"]
+    /// The classes that we have.
+    static var models: [any RunnableBackbone.Type] { [WanTransformer3DModel.self, UNet2DConditionModel.self, SD3Transformer2DModel.self] }
 
     init(directory: String) throws {
         self.directory = directory
-        let manager = FileManager.default
-        if manager.fileExists(atPath: "\(directory)/\(Self.single)") {
-            let file = try SafetensorsFile(contentsOf: "\(directory)/\(Self.single)")
+        // As in diffusers, an index goes before a single file.
+        guard FileManager.default.fileExists(atPath: "\(directory)/\(Self.index)") else {
+            guard FileManager.default.fileExists(atPath: "\(directory)/\(Self.single)") else {
+                throw BackboneError("\(directory) has neither \(Self.single) nor \(Self.index)")
+            }
+            let file = try open(Self.single)
             for name in file.names { files[name] = file }
             return
         }
-        guard let data = manager.contents(atPath: "\(directory)/\(Self.index)") else {
-            throw BackboneError("\(directory) has neither \(Self.single) nor \(Self.index)")
-        }
-        guard data.count <= 64 << 20, case .object(let members)? = try StrictJSON.parse(Array(data))["weight_map"] else {
-            throw BackboneError("\(Self.index): weight_map is missing or no object")
-        }
         var opened: [String: SafetensorsFile] = [:]
-        for member in members {
-            guard case .string(let shard) = member.value, !shard.contains("/"), shard.hasSuffix(".safetensors") else {
-                throw BackboneError("\(Self.index): weight_map '\(member.key)' names no file of the folder")
-            }
-            let file = try opened[shard] ?? SafetensorsFile(contentsOf: "\(directory)/\(shard)")
+        for (name, shard) in try weightMap() {
+            let file = try opened[shard] ?? open(shard)
             opened[shard] = file
-            guard file.entries[member.key] != nil else {
-                throw BackboneError("\(Self.index): '\(member.key)' is not in \(shard), where weight_map has it")
+            guard file.entries[name] != nil else {
+                throw BackboneError("\(Self.index): '\(name)' is not in \(shard), where weight_map has it")
             }
-            files[member.key] = file
+            files[name] = file
         }
         for (shard, file) in opened {
             for name in file.names where files[name] == nil { throw BackboneError("\(shard): '\(name)' is not in \(Self.index)") }
         }
+        shards.sort { $0.file < $1.file }
+    }
+
+    /// The index's tensors and the plain names of the files that have them.
+    private func weightMap() throws -> [(name: String, shard: String)] {
+        let json: StrictJSON
+        do {
+            json = try StrictJSON.parse(contentsOf: "\(directory)/\(Self.index)", limit: 64 << 20)
+        } catch { throw BackboneError("\(directory)/\(Self.index): \(error)") }
+        guard case .object(let members)? = json["weight_map"], !members.isEmpty else {
+            throw BackboneError("\(directory)/\(Self.index): weight_map is missing, empty or no object")
+        }
+        return try members.map { member in
+            guard case .string(let shard) = member.value, shard.hasSuffix(".safetensors"), !shard.hasPrefix("."),
+                !shard.unicodeScalars.contains(where: { $0 == "/" || $0 == "\\" || $0.value < 32 || $0.value == 127 })
+            else {
+                throw BackboneError("\(directory)/\(Self.index): weight_map '\(member.key)' is no plain name of a file beside the index")
+            }
+            return (member.key, shard)
+        }
+    }
+
+    private mutating func open(_ name: String) throws -> SafetensorsFile {
+        let file = try SafetensorsFile(contentsOf: "\(directory)/\(name)")
+        // The hub's cache keeps links to its files.
+        let path = URL(fileURLWithPath: "\(directory)/\(name)").resolvingSymlinksInPath().path
+        let bytes = try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int ?? 0
+        shards.append(.init(file: name, tensors: file.names.count, bytes: bytes))
+        return file
     }
 
     /// The class that `config.json` names.
     /// - Throws: `BackboneError` naming the classes that there are, when it is none of them or the key is missing.
+    static func model(directory: String) throws -> any RunnableBackbone.Type {
+        let name = try className(directory: directory)
+        return models.first { $0.className == name }!
+    }
+
+    /// The name of that class.
     static func className(directory: String) throws -> String {
         try ConfigurationReader.read("\(directory)/config.json") { json in
+            let knownClasses = models.map { $0.className }
             let known = "expected \(knownClasses.joined(separator: ", "))"
             guard let member = try ConfigurationReader.members(json).first(where: { $0.key == "_class_name" }) else {
                 throw BackboneError("_class_name is missing: \(known)")
@@ -91,7 +125,13 @@ struct Checkpoint {
         let model = try checkpoint.shapes(ignoring: Model.ignores) {
             try Model(configuration: configuration, trainable: { _ in false }, source: $0)
         }
-        for parameter in model.tree.parameters { _ = try checkpoint.values(parameter.name) }
+        for (name, shape) in Model.buffers(configuration) {
+            guard let entry = checkpoint.files[name]?.entries[name] else { continue }
+            try checkpoint.require(name, entry, shape)
+        }
+        for name in checkpoint.files.keys where checkpoint.files[name]!.entries[name]!.dtype.isFloatingPoint {
+            _ = try checkpoint.values(name)
+        }
         return model
     }
 
@@ -116,12 +156,7 @@ struct Checkpoint {
             guard let entry = files[name]?.entries[name] else {
                 throw BackboneError("\(directory): tensor '\(name)' (shape \(shape)) is missing")
             }
-            guard entry.shape == shape else {
-                throw BackboneError("\(directory): tensor '\(name)' has shape \(entry.shape), but config.json makes it \(shape)")
-            }
-            guard entry.dtype.isFloatingPoint else {
-                throw BackboneError("\(directory): tensor '\(name)' is \(entry.dtype.rawValue), not a floating-point type")
-            }
+            try require(name, entry, shape)
             // All share the memory of the largest.
             if hollow.count < entry.count { hollow = Tensor(shape: [entry.count]) { _ in } }
             return hollow[0..<entry.count].reshaped(shape)
@@ -132,6 +167,15 @@ struct Checkpoint {
                 "\(directory): tensor '\(extra[0])' is none of this model's\(extra.count > 1 ? " (and \(extra.count - 1) more)" : "")")
         }
         return model
+    }
+
+    private func require(_ name: String, _ entry: SafetensorsEntry, _ shape: [Int]) throws {
+        guard entry.shape == shape else {
+            throw BackboneError("\(directory): tensor '\(name)' has shape \(entry.shape), but config.json makes it \(shape)")
+        }
+        guard entry.dtype.isFloatingPoint else {
+            throw BackboneError("\(directory): tensor '\(name)' is \(entry.dtype.rawValue), not a floating-point type")
+        }
     }
 
     private func values(_ name: String) throws -> Tensor {

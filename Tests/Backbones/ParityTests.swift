@@ -12,16 +12,20 @@ import Testing
         let model = try WanTransformer3DModel.load(directory: "\(fixtures)/\(name)")
         model.setRequiresGradient { _ in true }
         let hidden = Variable(inputs.hidden, requiresGradient: true)
+        let text = Variable(inputs.text, requiresGradient: true)
+        let image = inputs.image.map { Variable($0, requiresGradient: true) }
         let blocks = Set(1...model.configuration.numLayers)
         let output = try model(
-            hiddenStates: hidden, timestep: inputs.timestep, encoderHiddenStates: Variable(inputs.text),
-            encoderHiddenStatesImage: inputs.image.map { Variable($0) }, features: blocks)
+            hiddenStates: hidden, timestep: inputs.timestep, encoderHiddenStates: text, encoderHiddenStatesImage: image, features: blocks)
         let sample = try #require(output.sample)
         let forward = blocks.sorted().map { ("features.\($0)", output.features[$0]!.tensor) } + [("sample", sample.tensor)]
         try expectParity(forward, expected, tolerance: 1e-4, "\(name) forward")
 
         sample.backward(try SafetensorsFile(contentsOf: "\(fixtures)/\(name)/cotangent.safetensors").tensor("cotangent"))
-        var gradients = [("grad_hidden_states", try #require(hidden.gradient))]
+        var gradients = [
+            ("grad_hidden_states", try #require(hidden.gradient)), ("grad_encoder_hidden_states", try #require(text.gradient)),
+        ]
+        if let image { gradients.append(("grad_encoder_hidden_states_image", try #require(image.gradient))) }
         // From the head backwards, so that the first that is off is where it begins.
         for (parameter, variable) in model.parameters.reversed() {
             gradients.append(("grad.\(parameter)", try #require(variable.gradient, "\(parameter) has no gradient")))

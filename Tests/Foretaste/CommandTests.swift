@@ -38,7 +38,9 @@ extension ForetasteProcessTests {
                 let out = try SafetensorsFile(contentsOf: "\(folder)/out.safetensors")
                 #expect(
                     Set(out.names) == [
-                        "sample", "features.1", "features.3", "grad_hidden_states", "grad.patch_embedding.weight", "grad.proj_out.bias",
+                        "sample", "features.1", "features.3", "grad_hidden_states", "grad_encoder_hidden_states",
+                        "grad.patch_embedding.weight",
+                        "grad.proj_out.bias",
                     ])
                 for name in out.names {
                     let tolerance: Float = name.hasPrefix("grad") ? 1e-3 : 1e-4
@@ -52,7 +54,8 @@ extension ForetasteProcessTests {
             try await withTemporaryFolder { folder in
                 let cotangent = ["--cotangent", "\(fixtures)/t2v/cotangent.safetensors"]
                 let cases: [([String], String)] = [
-                    (["--features", "9"], "9"), (["--features", "one"], "--features"), (["--gradients", "proj_out.bias"], "--cotangent"),
+                    (["--features", "9"], "9"), (["--features", "one"], "features: there is no 'one'"),
+                    (["--gradients", "proj_out.bias"], "--cotangent"),
                     (cotangent + ["--gradients", "no.such.weight"], "no.such.weight"), (["--threads", "0"], "--threads"),
                     (["--lora", "\(folder)/absent.safetensors"], "absent.safetensors"),
                     (["--cotangent", "\(fixtures)/t2v/inputs.safetensors"], "cotangent"),
@@ -205,7 +208,7 @@ extension ForetasteProcessTests {
                     #expect(FileManager.default.contentsEqual(atPath: "\(folder)/one/\(name)", andPath: "\(folder)/two/\(name)"), "\(name)")
                 }
                 let inspected = try await Program.run(["backbone", "inspect", folder + "/one"], in: folder)
-                #expect(inspected.status == 0 && inspected.output.contains("20 in, 12 out"), "\(inspected)")
+                #expect(inspected.status == 0 && inspected.output.contains("20 channels in, 12 out"), "\(inspected)")
                 #expect(try await Program.run(["pretrain", "--output", folder + "/none", "--steps", "0"], in: folder).status != 0)
             }
         }

@@ -6,7 +6,8 @@ Not needed to run the tests; this says how the committed fixtures came about. Fr
 
 Every parameter is drawn anew (norms, tables and biases too), so that none can be left out unnoticed. Each folder holds
 config.json, diffusion_pytorch_model.safetensors, inputs.safetensors, cotangent.safetensors and expected.safetensors: `sample`,
-`features.K` (the residual stream after block K), `grad_hidden_states` and `grad.NAME` of every parameter.
+`features.K` (the residual stream after block K), `grad_NAME` of every floating-point input but the timestep, and `grad.NAME` of every
+parameter.
 """
 from pathlib import Path
 
@@ -67,15 +68,15 @@ def evaluate(model, inputs, cotangent):
         block.register_forward_hook(lambda _m, _i, output, k=k: features.__setitem__(f"features.{k + 1}", output.detach().clone()))
         for k, block in enumerate(model.blocks)
     ]
-    hidden = inputs["hidden_states"].clone().requires_grad_()
-    sample = model(**{**inputs, "hidden_states": hidden}).sample
+    floats = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items() if name != "timestep"}
+    sample = model(**{**inputs, **floats}).sample
     for hook in hooks:
         hook.remove()
     if cotangent is None:
         cotangent = torch.randn(sample.shape, generator=torch.Generator().manual_seed(99))
     model.zero_grad()
     (sample * cotangent).sum().backward()
-    result = {"sample": sample.detach(), **features, "grad_hidden_states": hidden.grad}
+    result = {"sample": sample.detach(), **features, **{f"grad_{name}": tensor.grad for name, tensor in floats.items()}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             result[f"grad.{name}"] = parameter.grad

@@ -1,9 +1,49 @@
 import Artifacts
+import Backbones
+import Diffusion
 import Foundation
 import Preferences
 
 /// Model folders in and out of the registry: a version's artifact is the folder's manifest.
 enum ModelImport {
+    /// The folder to be published, checked in full: the model's own, or links to what of a pipeline belongs to it.
+    struct Source {
+        let path: String
+        private let isOurs: Bool
+
+        init(_ directory: String) throws {
+            let folder = try PipelineFolder(directory)
+            if let schedule = folder.schedulerConfiguration { _ = try SchedulerConfiguration(contentsOf: schedule) }
+            let model = try BackboneInspection(folder)
+            isOurs = folder.pipeline != nil
+            guard isOurs else {
+                path = folder.model
+                return
+            }
+            path = FileManager.default.temporaryDirectory.appending(path: "foretaste-import-\(UUID().uuidString)").path(
+                percentEncoded: false)
+            let index = "diffusion_pytorch_model.safetensors.index.json"
+            var links = (["config.json"] + model.shards.map(\.file)).map { ($0, "\(folder.model)/\($0)") }
+            if FileManager.default.fileExists(atPath: "\(folder.model)/\(index)") { links.append((index, "\(folder.model)/\(index)")) }
+            if let vae = folder.vaeConfiguration { links.append(("vae/config.json", vae)) }
+            if let scheduler = folder.schedulerConfiguration { links.append(("scheduler/scheduler_config.json", scheduler)) }
+            do {
+                for (name, target) in links {
+                    let place = "\(path)/\(name)"
+                    try FileManager.default.createDirectory(
+                        atPath: (place as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+                    try FileManager.default.createSymbolicLink(atPath: place, withDestinationPath: target)
+                }
+            } catch {
+                remove()
+                throw error
+            }
+        }
+
+        /// Takes the links away.
+        func remove() { if isOurs { try? FileManager.default.removeItem(atPath: path) } }
+    }
+
     /// Publishes a diffusers folder and registers it as a generator; the same bytes again are the same version.
     static func register(_ folder: String, name: String, registry: ModelRegistry, store: ArtifactStore) async throws -> ModelVersion {
         let published = try await ModelFolder.publish(folder, to: store)

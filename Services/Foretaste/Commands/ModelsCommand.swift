@@ -1,6 +1,5 @@
 import ArgumentParser
 import Artifacts
-import Backbones
 import Foundation
 import Preferences
 
@@ -14,9 +13,12 @@ struct ModelsCommand: AsyncParsableCommand {
     struct Import: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Register a diffusers folder as a generator and print NAME:VERSION.",
-            discussion:
-                "The folder has config.json and its weights; the class comes from config.json. Every weight is checked before anything is registered."
-        )
+            discussion: """
+                DIR has config.json and its weights, or is a pipeline's folder with a transformer or U-Net in it; then the VAE's and the \
+                scheduler's configuration come along (vae/config.json, scheduler/scheduler_config.json) and the other parts do not. The \
+                class comes from config.json: WanTransformer3DModel, UNet2DConditionModel or SD3Transformer2DModel. Every weight is checked \
+                before anything is registered.
+                """)
         @OptionGroup var data: DataOptions
         @Argument(help: "The folder.") var directory: String
         @Option(help: "The model's name.") var name: String
@@ -25,22 +27,13 @@ struct ModelsCommand: AsyncParsableCommand {
             guard ModelRegistry.isName(name) else {
                 throw CommandFailure(description: "--name \(name): a name has letters, digits, dots, dashes and underscores")
             }
-            let folder = try Self.checked(directory)
+            let folder = try ModelImport.Source(directory)
+            defer { folder.remove() }
             try await data.withDatabase { client in
                 let version = try await ModelImport.register(
-                    folder, name: name, registry: ModelRegistry(client: client), store: try data.artifactStore())
+                    folder.path, name: name, registry: ModelRegistry(client: client), store: try data.artifactStore())
                 print(version.reference)
             }
-        }
-
-        /// The folder when it holds a model that loads whole.
-        static func checked(_ directory: String) throws -> String {
-            let path = URL(filePath: directory).standardizedFileURL.path(percentEncoded: false)
-            guard FileManager.default.fileExists(atPath: path + "/config.json") else {
-                throw CommandFailure(description: "\(directory) has no config.json; expected a model folder in diffusers layout")
-            }
-            _ = try WanTransformer3DModel.load(directory: path)
-            return path
         }
     }
 
