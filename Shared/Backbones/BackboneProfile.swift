@@ -92,6 +92,9 @@ private struct ProfiledModel {
 
     init(directory: String, size: ProfiledSize) throws {
         className = try Checkpoint.className(directory: directory)
+        guard size.frames == 1 || className == WanTransformer3DModel.className else {
+            throw BackboneError("frames is \(size.frames), but \(className) takes pictures")
+        }
         var stream = RandomStream(seed: 2)
         switch className {
         case WanTransformer3DModel.className:
@@ -110,6 +113,36 @@ private struct ProfiledModel {
                 try model(
                     hiddenStates: latent, timestep: [Float](repeating: 500, count: size.batch), encoderHiddenStates: text,
                     encoderHiddenStatesImage: pictures
+                ).sample!
+            }
+        case UNet2DConditionModel.className:
+            let model = try UNet2DConditionModel.load(directory: directory)
+            let c = model.configuration
+            images = true
+            parameters = model.parameterCount
+            latent = .normal(shape: [size.batch, c.inChannels, size.height, size.width], &stream)
+            let text = Variable(.normal(shape: [size.batch, size.textLength, c.crossAttentionDim], &stream))
+            // SDXL: pooled text beside six sizes and crops, each of which becomes timeDim numbers.
+            let pooled = c.textTime.map { Variable(.normal(shape: [size.batch, $0.inputDim - 6 * $0.timeDim], &stream)) }
+            let ids = c.textTime.map { _ in Tensor(full: 512, shape: [size.batch, 6]) }
+            forward = { latent in
+                try model(
+                    sample: latent, timestep: [Float](repeating: 500, count: size.batch), encoderHiddenStates: text, textEmbeds: pooled,
+                    timeIds: ids
+                ).sample!
+            }
+        case SD3Transformer2DModel.className:
+            let model = try SD3Transformer2DModel.load(directory: directory)
+            let c = model.configuration
+            images = true
+            parameters = model.parameterCount
+            latent = .normal(shape: [size.batch, c.inChannels, size.height, size.width], &stream)
+            let text = Variable(.normal(shape: [size.batch, size.textLength, c.jointAttentionDim], &stream))
+            let pooled = Variable(.normal(shape: [size.batch, c.pooledProjectionDim], &stream))
+            forward = { latent in
+                try model(
+                    hiddenStates: latent, timestep: [Float](repeating: 500, count: size.batch), encoderHiddenStates: text,
+                    pooledProjections: pooled
                 ).sample!
             }
         default: throw BackboneError("\(directory): \(className) cannot be profiled")
