@@ -14,6 +14,9 @@ public enum ElementType: String, Sendable, CaseIterable {
     case float32 = "F32"
     case float64 = "F64"
 
+    /// All of them, for messages.
+    static let names = allCases.map(\.rawValue).joined(separator: ", ")
+
     /// Bytes of one element.
     public var size: Int {
         switch self {

@@ -11,9 +11,14 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
 }
 
 extension String {
-    /// A name out of a hostile file, made fit for an error message: short and free of control characters.
+    /// A name out of a hostile file, made fit for an error message: short, and free of what moves a terminal's cursor or turns its text around.
     var quotedForMessage: String {
-        let short = count > 120 ? String(prefix(117)) + "..." : self
-        return "'" + String(short.unicodeScalars.map { $0.value < 32 || $0.value == 127 ? "?" : Character($0) }) + "'"
+        let scalars = unicodeScalars.prefix(117).map { scalar -> Character in
+            switch scalar.properties.generalCategory {
+            case .control, .format, .lineSeparator, .paragraphSeparator, .unassigned: "?"
+            default: Character(scalar)
+            }
+        }
+        return "'" + String(scalars) + (unicodeScalars.dropFirst(117).isEmpty ? "'" : "...'")
     }
 }

@@ -6,18 +6,22 @@
 public import Tensors
 
 /// A safetensors file whose header was checked in full when it was opened; tensors are read one at a time, when asked for.
+///
+/// Files are read with positioned reads, not mapped: one that shrinks meanwhile is an error here, where a mapping would be a SIGBUS.
 public struct SafetensorsFile: Sendable {
     private let header: SafetensorsHeader
     private let source: Source
 
-    /// Opens the file and validates its header. Only the header is read.
+    /// Opens the file and validates its header. Only the header is read. Symbolic links are followed; what is no regular file is refused.
     /// - Throws: `SafetensorsError` with the file's name and what is wrong, where.
     public init(contentsOf path: String) throws {
         let name = String(path.split(separator: "/").last ?? "")
         do {
             let file = try OpenFile(path: path)
             let length = try SafetensorsHeader.length(prefix: file.read(at: 0, count: min(8, file.size)), fileSize: file.size)
-            header = try SafetensorsHeader(text: file.read(at: 8, count: length), dataSize: file.size - 8 - length)
+            header = try file.read(at: 8, count: length).withUnsafeBufferPointer {
+                try SafetensorsHeader(text: $0, dataSize: file.size - 8 - length)
+            }
             source = .file(file)
         } catch let error as SafetensorsError {
             throw error.inside(name)
@@ -27,7 +31,9 @@ public struct SafetensorsFile: Sendable {
     /// The same on bytes in memory, for a request's body.
     public init(data: [UInt8]) throws {
         let length = try SafetensorsHeader.length(prefix: Array(data.prefix(8)), fileSize: data.count)
-        header = try SafetensorsHeader(text: Array(data[8..<8 + length]), dataSize: data.count - 8 - length)
+        header = try data.withUnsafeBufferPointer {
+            try SafetensorsHeader(text: UnsafeBufferPointer(rebasing: $0[8..<8 + length]), dataSize: data.count - 8 - length)
+        }
         source = .bytes(data)
     }
 
@@ -38,33 +44,35 @@ public struct SafetensorsFile: Sendable {
     /// What the header says of each tensor.
     public var entries: [String: SafetensorsEntry] { header.entries }
 
-    /// Reads a floating-point tensor (F32, F16, BF16, F64) as Float32.
+    /// Reads a floating-point tensor (F32, F16, BF16, F64) as Float32. Beside the result this takes a mebibyte at most.
     /// - Throws: `SafetensorsError` when there is no such tensor, or it holds integers, or the file shrank meanwhile.
     public func tensor(_ name: String) throws -> Tensor {
         let entry = try entry(name)
         guard entry.dtype.isFloatingPoint else {
             throw SafetensorsError("tensor \(name.quotedForMessage) is \(entry.dtype.rawValue), not a floating-point type")
         }
+        try requireMemory(name, entry.count, 4)
         return try Tensor(shape: entry.shape) { target in
             guard let base = target.baseAddress, entry.count > 0 else { return }
-            if entry.dtype == .float32 {
-                try copy(entry, into: UnsafeMutableRawBufferPointer(target))
-                return
+            if entry.dtype == .float32, case .file(let file) = source {
+                return try file.read(at: header.dataStart + entry.begin, into: UnsafeMutableRawBufferPointer(target))
             }
-            try withBytes(of: entry) { bytes in
+            try forEachPiece(of: entry) { bytes, first in
+                let place = base + first
                 switch entry.dtype {
+                case .float32: UnsafeMutableRawBufferPointer(target).copyMemory(from: bytes)
                 case .bfloat16:
-                    for index in 0..<entry.count {
+                    for index in 0..<bytes.count / 2 {
                         let bits = bytes.loadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)
-                        base[index] = Float(bitPattern: UInt32(bits) << 16)
+                        place[index] = Float(bitPattern: UInt32(bits) << 16)
                     }
                 case .float16:
-                    for index in 0..<entry.count {
-                        base[index] = Float(Float16(bitPattern: bytes.loadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)))
+                    for index in 0..<bytes.count / 2 {
+                        place[index] = Float(Float16(bitPattern: bytes.loadUnaligned(fromByteOffset: 2 * index, as: UInt16.self)))
                     }
                 default:
-                    for index in 0..<entry.count {
-                        base[index] = Float(bytes.loadUnaligned(fromByteOffset: 8 * index, as: Double.self))
+                    for index in 0..<bytes.count / 8 {
+                        place[index] = Float(bytes.loadUnaligned(fromByteOffset: 8 * index, as: Double.self))
                     }
                 }
             }
@@ -72,100 +80,81 @@ public struct SafetensorsFile: Sendable {
     }
 
     /// Reads a tensor of integers or booleans, row-major.
-    /// - Throws: `SafetensorsError` when there is no such tensor, it holds floats, or a U64 value is above the range of Int64.
+    /// - Throws: `SafetensorsError` when there is no such tensor, it holds floats, a U64 value is above the range of Int64, or a BOOL is
+    ///   neither 0 nor 1.
     public func integers(_ name: String) throws -> [Int64] {
         let entry = try entry(name)
-        return try withBytes(of: entry) { bytes in
-            func read<T: FixedWidthInteger>(_ type: T.Type) throws -> [Int64] {
-                try (0..<entry.count).map { index in
+        guard !entry.dtype.isFloatingPoint else {
+            throw SafetensorsError("tensor \(name.quotedForMessage) is \(entry.dtype.rawValue), not an integer type")
+        }
+        try requireMemory(name, entry.count, 8)
+        var result: [Int64] = []
+        result.reserveCapacity(entry.count)
+        try forEachPiece(of: entry) { bytes, _ in
+            func read<T: FixedWidthInteger>(_ type: T.Type, upTo limit: Int64 = .max) throws {
+                for index in 0..<bytes.count / MemoryLayout<T>.size {
                     let value = bytes.loadUnaligned(fromByteOffset: index * MemoryLayout<T>.size, as: T.self)
-                    guard let result = Int64(exactly: value) else {
+                    guard let integer = Int64(exactly: value), integer <= limit else {
                         throw SafetensorsError("tensor \(name.quotedForMessage): \(value) is out of range")
                     }
-                    return result
+                    result.append(integer)
                 }
             }
             switch entry.dtype {
-            case .bool, .uint8: return try read(UInt8.self)
-            case .int8: return try read(Int8.self)
-            case .uint16: return try read(UInt16.self)
-            case .int16: return try read(Int16.self)
-            case .uint32: return try read(UInt32.self)
-            case .int32: return try read(Int32.self)
-            case .uint64: return try read(UInt64.self)
-            case .int64: return try read(Int64.self)
-            default: throw SafetensorsError("tensor \(name.quotedForMessage) is \(entry.dtype.rawValue), not an integer type")
+            case .bool: try read(UInt8.self, upTo: 1)
+            case .uint8: try read(UInt8.self)
+            case .int8: try read(Int8.self)
+            case .uint16: try read(UInt16.self)
+            case .int16: try read(Int16.self)
+            case .uint32: try read(UInt32.self)
+            case .int32: try read(Int32.self)
+            case .uint64: try read(UInt64.self)
+            default: try read(Int64.self)
             }
         }
+        return result
     }
 
     private func entry(_ name: String) throws -> SafetensorsEntry {
         guard let entry = entries[name] else {
-            throw SafetensorsError(
-                "no tensor \(name.quotedForMessage) (there are: \(names.prefix(12).joined(separator: ", "))\(names.count > 12 ? ", ..." : ""))"
-            )
+            let known = names.prefix(12).map(\.quotedForMessage).joined(separator: ", ")
+            throw SafetensorsError("no tensor \(name.quotedForMessage) (there are: \(known)\(names.count > 12 ? ", ..." : ""))")
         }
         return entry
     }
 
-    private func withBytes<R>(of entry: SafetensorsEntry, _ body: (UnsafeRawBufferPointer) throws -> R) throws -> R {
-        switch source {
-        case .bytes(let data):
-            return try data.withUnsafeBytes {
-                try body(UnsafeRawBufferPointer(rebasing: $0[header.dataStart + entry.begin..<header.dataStart + entry.end]))
-            }
-        case .file(let file):
-            let bytes = try file.read(at: header.dataStart + entry.begin, count: entry.end - entry.begin)
-            return try bytes.withUnsafeBytes(body)
+    /// A sparse file may honestly hold more than memory does: an error is better than what the allocator would do.
+    private func requireMemory(_ name: String, _ count: Int, _ size: Int) throws {
+        let memory = Int(sysconf(Int32(_SC_PHYS_PAGES))) * Int(sysconf(Int32(_SC_PAGESIZE)))
+        guard count <= memory / size else {
+            throw SafetensorsError("tensor \(name.quotedForMessage) has \(count) elements, more than this machine's memory holds")
         }
     }
 
-    private func copy(_ entry: SafetensorsEntry, into target: UnsafeMutableRawBufferPointer) throws {
+    /// Calls `body` with the tensor's bytes and the number of elements before them: all at once from memory, a mebibyte at a time from a file.
+    private func forEachPiece(of entry: SafetensorsEntry, _ body: (UnsafeRawBufferPointer, Int) throws -> Void) throws {
         switch source {
-        case .bytes: try withBytes(of: entry) { target.copyMemory(from: $0) }
-        case .file(let file): try file.read(at: header.dataStart + entry.begin, into: target)
+        case .bytes(let data):
+            try data.withUnsafeBytes {
+                try body(UnsafeRawBufferPointer(rebasing: $0[header.dataStart + entry.begin..<header.dataStart + entry.end]), 0)
+            }
+        case .file(let file):
+            let total = entry.end - entry.begin
+            let piece = min(total, 1 << 20)
+            let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: piece, alignment: 16)
+            defer { scratch.deallocate() }
+            var done = 0
+            while done < total {
+                let part = UnsafeMutableRawBufferPointer(rebasing: scratch[..<min(piece, total - done)])
+                try file.read(at: header.dataStart + entry.begin + done, into: part)
+                try body(UnsafeRawBufferPointer(part), done / entry.dtype.size)
+                done += part.count
+            }
         }
     }
 
     private enum Source: Sendable {
         case bytes([UInt8])
         case file(OpenFile)
-    }
-}
-
-/// A descriptor that closes itself; reads are positioned, so that threads may share it.
-final class OpenFile: Sendable {
-    private let descriptor: Int32
-    let size: Int
-
-    init(path: String) throws {
-        // Non-blocking: the open of a pipe that nobody writes to must fail the check below, not wait. Regular files do not care.
-        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard descriptor >= 0 else { throw SafetensorsError("cannot be opened: \(String(cString: strerror(errno)))") }
-        var status = stat()
-        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            close(descriptor)
-            throw SafetensorsError("is not a regular file")
-        }
-        size = Int(status.st_size)
-    }
-
-    deinit { close(descriptor) }
-
-    func read(at offset: Int, count: Int) throws -> [UInt8] {
-        try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            try read(at: offset, into: UnsafeMutableRawBufferPointer(start: buffer.baseAddress, count: count))
-            initialized = count
-        }
-    }
-
-    func read(at offset: Int, into target: UnsafeMutableRawBufferPointer) throws {
-        var done = 0
-        while done < target.count {
-            let got = pread(descriptor, target.baseAddress! + done, min(target.count - done, 1 << 30), off_t(offset + done))
-            if got < 0 && errno == EINTR { continue }
-            guard got > 0 else { throw SafetensorsError("ends \(target.count - done) bytes too early: it shrank while it was read") }
-            done += got
-        }
     }
 }

@@ -15,6 +15,9 @@ struct SafetensorsHeader: Sendable {
     static let headerLimit = 100_000_000
     static let tensorLimit = 200_000
     static let nameLimit = 1024
+    /// Bytes of any key or dtype between its quotes, where an escape may take six bytes for one.
+    static let keyLimit = 6 * nameLimit
+    static let metadataLimit = 10_000
     static let rankLimit = 16
 
     var metadata: [String: String] = [:]
@@ -24,7 +27,7 @@ struct SafetensorsHeader: Sendable {
     /// Where the data starts in the file.
     let dataStart: Int
 
-    /// The header's length out of the first eight bytes, checked against the file's size.
+    /// The header's length out of the first eight bytes, checked against the file's size before anything is read.
     static func length(prefix: [UInt8], fileSize: Int) throws -> Int {
         guard prefix.count == 8, fileSize >= 8 else {
             throw SafetensorsError("no safetensors file: \(fileSize) bytes, too short for a header length")
@@ -39,25 +42,36 @@ struct SafetensorsHeader: Sendable {
         return Int(length)
     }
 
-    /// Validates the header's text against the number of data bytes behind it.
-    init(text: [UInt8], dataSize: Int) throws {
+    /// Validates the header's text against the number of data bytes behind it. Memory is taken for what the text holds, never for what it
+    /// claims: at most eight times its length.
+    init(text: UnsafeBufferPointer<UInt8>, dataSize: Int) throws {
         dataStart = 8 + text.count
         guard text.first == UInt8(ascii: "{") else { throw SafetensorsError("the header does not start with '{'") }
-        guard case .object(let members) = try StrictJSON.parse(text) else { throw SafetensorsError("the header is not an object") }
-        guard members.count <= Self.tensorLimit else {
-            throw SafetensorsError("the header has \(members.count) entries, above the limit of \(Self.tensorLimit)")
-        }
-        for member in members {
-            if member.key == "__metadata__" {
-                metadata = try Self.metadata(member.value)
-            } else {
-                guard member.key.utf8.count <= Self.nameLimit else {
-                    throw SafetensorsError("a tensor's name has \(member.key.utf8.count) bytes, above the limit of \(Self.nameLimit)")
-                }
-                entries[member.key] = try Self.entry(member.key, member.value, dataSize: dataSize)
-                names.append(member.key)
+        var parser = StrictJSONParser(bytes: text)
+        var hasMetadata = false
+        try parser.members(keyLimit: Self.keyLimit) { parser, key in
+            if key == "__metadata__" {
+                guard !hasMetadata else { throw parser.duplicate(key) }
+                hasMetadata = true
+                metadata = try Self.metadata(&parser)
+                return
             }
+            guard key.utf8.count <= Self.nameLimit else {
+                throw SafetensorsError("a tensor's name has \(key.utf8.count) bytes, above the limit of \(Self.nameLimit)")
+            }
+            guard names.count < Self.tensorLimit else {
+                throw SafetensorsError("the header has more tensors than the limit of \(Self.tensorLimit)")
+            }
+            guard entries[key] == nil else { throw parser.duplicate(key) }
+            entries[key] = try Self.entry(key, &parser, dataSize: dataSize)
+            names.append(key)
         }
+        try parser.end()
+        try order(dataSize: dataSize)
+    }
+
+    /// Sorts the tensors by their place and requires that they cover the data exactly.
+    private mutating func order(dataSize: Int) throws {
         // An empty tensor shares its offset with the next one and comes first.
         let order = names.enumerated().map { (index: $0.offset, name: $0.element, entry: entries[$0.element]!) }
         names = order.sorted { ($0.entry.begin, $0.entry.end, $0.index) < ($1.entry.begin, $1.entry.end, $1.index) }.map(\.name)
@@ -77,33 +91,55 @@ struct SafetensorsHeader: Sendable {
         }
     }
 
-    private static func metadata(_ value: StrictJSON) throws -> [String: String] {
-        guard case .object(let members) = value else { throw SafetensorsError("__metadata__ is \(value.kind), not an object") }
+    private static func metadata(_ parser: inout StrictJSONParser) throws -> [String: String] {
+        guard parser.kind == "an object" else { throw SafetensorsError("__metadata__ is \(parser.kind ?? "no JSON"), not an object") }
         var result: [String: String] = [:]
-        for member in members {
-            guard case .string(let text) = member.value else {
-                throw SafetensorsError("__metadata__ \(member.key.quotedForMessage) is \(member.value.kind), not a string")
+        try parser.members(keyLimit: keyLimit) { parser, key in
+            guard parser.kind == "a string" else {
+                throw SafetensorsError("__metadata__ \(key.quotedForMessage) is \(parser.kind ?? "no JSON"), not a string")
             }
-            result[member.key] = text
+            guard result.count < metadataLimit else { throw SafetensorsError("__metadata__ has more than \(metadataLimit) entries") }
+            guard result.updateValue(try parser.string(), forKey: key) == nil else { throw parser.duplicate(key) }
         }
         return result
     }
 
-    private static func entry(_ name: String, _ value: StrictJSON, dataSize: Int) throws -> SafetensorsEntry {
+    private static func entry(_ name: String, _ parser: inout StrictJSONParser, dataSize: Int) throws -> SafetensorsEntry {
         func failure(_ what: String) -> SafetensorsError { SafetensorsError("tensor \(name.quotedForMessage): \(what)") }
-        guard case .object(let members) = value else { throw failure("its header entry is \(value.kind), not an object") }
-        for member in members where !["dtype", "shape", "data_offsets"].contains(member.key) {
-            throw failure("unknown field \(member.key.quotedForMessage)")
+        guard parser.kind == "an object" else { throw failure("its header entry is \(parser.kind ?? "no JSON"), not an object") }
+        var dtype: ElementType?
+        var shape: [Int]?
+        var place: [Int]?
+        try parser.members(keyLimit: keyLimit) { parser, field in
+            switch field {
+            case "dtype":
+                guard dtype == nil else { throw parser.duplicate(field) }
+                guard parser.kind == "a string" else { throw failure("dtype is missing or no string") }
+                let text = try parser.string(limit: keyLimit)
+                guard let type = ElementType(rawValue: text) else {
+                    throw failure("dtype \(text.quotedForMessage) is not supported (\(ElementType.names))")
+                }
+                dtype = type
+            case "shape":
+                guard shape == nil else { throw parser.duplicate(field) }
+                guard let list = try integers(&parser, limit: rankLimit) else {
+                    throw failure("shape is missing or no list of at most \(rankLimit) whole numbers")
+                }
+                shape = list
+            case "data_offsets":
+                guard place == nil else { throw parser.duplicate(field) }
+                guard let list = try integers(&parser, limit: 2), list.count == 2 else {
+                    throw failure("data_offsets is missing or no pair of whole numbers")
+                }
+                place = list
+            default: throw failure("unknown field \(field.quotedForMessage)")
+            }
         }
-        guard case .string(let typeName)? = value["dtype"] else { throw failure("dtype is missing or no string") }
-        guard let type = ElementType(rawValue: typeName) else {
-            throw failure(
-                "dtype \(typeName.quotedForMessage) is not supported (\(ElementType.allCases.map(\.rawValue).joined(separator: ", ")))")
-        }
-        let shape = try integers(value["shape"]) ?? { throw failure("shape is missing or no list of whole numbers") }()
-        guard shape.count <= rankLimit else { throw failure("shape has \(shape.count) axes, above the limit of \(rankLimit)") }
-        var bytes = type.size
-        // Zero extents first: a product that overflows beside a zero is still a shape nobody means.
+        guard let dtype else { throw failure("dtype is missing or no string") }
+        guard let shape else { throw failure("shape is missing or no list of at most \(rankLimit) whole numbers") }
+        guard let place else { throw failure("data_offsets is missing or no pair of whole numbers") }
+        var bytes = dtype.size
+        // A zero extent counts as one here: a product that overflows beside a zero is still a shape nobody means.
         for extent in shape {
             guard extent >= 0 else { throw failure("shape \(shape) has a negative extent") }
             let (product, overflow) = bytes.multipliedReportingOverflow(by: max(extent, 1))
@@ -111,25 +147,28 @@ struct SafetensorsHeader: Sendable {
             bytes = product
         }
         if shape.contains(0) { bytes = 0 }
-        guard let offsets = integers(value["data_offsets"]), offsets.count == 2 else {
-            throw failure("data_offsets is missing or no pair of whole numbers")
+        guard 0 <= place[0], place[0] <= place[1], place[1] <= dataSize else {
+            throw failure("data_offsets \(place) do not lie within the file's \(dataSize) data bytes")
         }
-        guard 0 <= offsets[0], offsets[0] <= offsets[1], offsets[1] <= dataSize else {
-            throw failure("data_offsets \(offsets) do not lie within the file's \(dataSize) data bytes")
+        guard place[1] - place[0] == bytes else {
+            throw failure(
+                "data_offsets \(place) hold \(place[1] - place[0]) bytes, but \(dtype.rawValue) of shape \(shape) needs \(bytes)")
         }
-        guard offsets[1] - offsets[0] == bytes else {
-            throw failure("data_offsets \(offsets) hold \(offsets[1] - offsets[0]) bytes, but \(typeName) of shape \(shape) needs \(bytes)")
-        }
-        return SafetensorsEntry(dtype: type, shape: shape, begin: offsets[0], end: offsets[1])
+        return SafetensorsEntry(dtype: dtype, shape: shape, begin: place[0], end: place[1])
     }
 
-    private static func integers(_ value: StrictJSON?) -> [Int]? {
-        guard case .array(let items)? = value else { return nil }
+    /// A list of at most `limit` whole numbers of 64 bits; nil where the value is something else.
+    private static func integers(_ parser: inout StrictJSONParser, limit: Int) throws -> [Int]? {
+        guard parser.kind == "an array" else { return nil }
         var result: [Int] = []
-        for item in items {
-            guard case .integer(let integer) = item else { return nil }
-            result.append(integer)
-        }
+        do {
+            try parser.elements { parser in
+                guard result.count < limit, case .integer(let integer) = try parser.number() else {
+                    throw parser.failure("no whole number")
+                }
+                result.append(integer)
+            }
+        } catch { return nil }
         return result
     }
 }
