@@ -79,8 +79,8 @@ CK_AVX512 void ck_pack(const float *b, long ldb, int transposed, long k, long n,
 
 // One tile: `rows` is a constant after inlining, so the sums live in registers.
 CK_AVX512_INLINE void tile(
-    const int rows, const float *a, long rowStride, long columnStride, const float *panel, long k, float *c, long ldc, __mmask16 low,
-    __mmask16 high, int accumulate, const float *bias) {
+    const int rows, const float *a, long rowStride, long columnStride, const float *panel, long step, long k, float *c, long ldc,
+    __mmask16 low, __mmask16 high, int accumulate, const float *bias) {
     __m512 left[ROWS], right[ROWS];
     __m512 biasLeft = _mm512_setzero_ps(), biasRight = _mm512_setzero_ps();
     if (bias) {
@@ -100,7 +100,7 @@ CK_AVX512_INLINE void tile(
 #pragma clang loop vectorize(disable) unroll(disable)
         for (long j = 0; j < k; j++) {
             const __m512 b0 = _mm512_loadu_ps(panel), b1 = _mm512_loadu_ps(panel + 16);
-            panel += PANEL;
+            panel += step;
 #pragma clang loop unroll(full)
             for (int i = 0; i < rows; i++) {
                 const __m512 x = _mm512_set1_ps(quarter[i / 3][i % 3 * rowStride]);
@@ -113,7 +113,7 @@ CK_AVX512_INLINE void tile(
     } else {
 #pragma clang loop unroll_count(2)
         for (long j = 0; j < k; j++) {
-            const __m512 b0 = _mm512_loadu_ps(panel + j * PANEL), b1 = _mm512_loadu_ps(panel + j * PANEL + 16);
+            const __m512 b0 = _mm512_loadu_ps(panel + j * step), b1 = _mm512_loadu_ps(panel + j * step + 16);
             const float *column = a + j * columnStride;
 #pragma clang loop unroll(full)
             for (int i = 0; i < rows; i++) {
@@ -135,23 +135,26 @@ CK_AVX512_INLINE void tile(
     }
 }
 
-// A transposed operand is always read with a row stride of one, which the compiler should know.
+// What is constant in most calls the compiler should know: packed panels, and a row stride of one in a transposed operand.
 #define TILE(N)                                                                                                                              \
     CK_AVX512 static __attribute__((noinline)) void tile##N(                                                                                 \
-        const float *a, long rowStride, long columnStride, const float *panel, long k, float *c, long ldc, __mmask16 low, __mmask16 high,     \
-        int accumulate, const float *bias) {                                                                                                 \
-        if (columnStride == 1) tile(N, a, rowStride, 1, panel, k, c, ldc, low, high, accumulate, bias);                                      \
-        else if (rowStride == 1) tile(N, a, 1, columnStride, panel, k, c, ldc, low, high, accumulate, bias);                                 \
-        else tile(N, a, rowStride, columnStride, panel, k, c, ldc, low, high, accumulate, bias);                                             \
+        const float *a, long rowStride, long columnStride, const float *panel, long step, long k, float *c, long ldc, __mmask16 low,          \
+        __mmask16 high, int accumulate, const float *bias) {                                                                                 \
+        if (columnStride == 1 && step == PANEL) tile(N, a, rowStride, 1, panel, PANEL, k, c, ldc, low, high, accumulate, bias);              \
+        else if (columnStride == 1) tile(N, a, rowStride, 1, panel, step, k, c, ldc, low, high, accumulate, bias);                           \
+        else tile(N, a, 1, columnStride, panel, step, k, c, ldc, low, high, accumulate, bias);                                               \
     }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 typedef void (*tile_function)(
-    const float *, long, long, const float *, long, float *, long, __mmask16, __mmask16, int, const float *);
+    const float *, long, long, const float *, long, long, float *, long, __mmask16, __mmask16, int, const float *);
 static const tile_function tiles[ROWS + 1] = {0, tile1, tile2, tile3, tile4, tile5, tile6, tile7, tile8, tile9, tile10, tile11, tile12};
 
 CK_AVX512 void ck_multiply_packed(
-    const float *a, long rowStride, long columnStride, const float *packed, long m, long n, long k, float *c, long ldc, int accumulate,
+    const float *a, long stride, int transposed, const float *b, long ldb, long m, long n, long k, float *c, long ldc, int accumulate,
     const float *bias, int activation, float *activated) {
+    const long rowStride = transposed ? 1 : stride, columnStride = transposed ? stride : 1;
+    // From panel to panel, and from a row of a panel to the next.
+    const long panelStep = ldb ? PANEL : PANEL * k, step = ldb ? ldb : PANEL;
     if (k == 0) {
         for (long i = 0; i < m; i++)
             for (long j = 0; j < n; j++) c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0) + (bias ? bias[j] : 0);
@@ -172,8 +175,8 @@ CK_AVX512 void ck_multiply_packed(
                     const __mmask16 low = (__mmask16)(width >= 16 ? 0xffff : (1u << width) - 1);
                     const __mmask16 high = (__mmask16)(width >= 32 ? 0xffff : width > 16 ? (1u << (width - 16)) - 1 : 0);
                     tiles[rows](
-                        a + i * rowStride + start * columnStride, rowStride, columnStride, packed + (p * k + start) * PANEL, depth,
-                        c + i * ldc + p * PANEL, ldc, low, high, adds, start == 0 && bias ? bias + p * PANEL : 0);
+                        a + i * rowStride + start * columnStride, rowStride, columnStride, b + p * panelStep + start * step,
+                        step, depth, c + i * ldc + p * PANEL, ldc, low, high, adds, start == 0 && bias ? bias + p * PANEL : 0);
                 }
                 if (last && activated) {
                     const long begin = from * PANEL, width = (to * PANEL < n ? to * PANEL : n) - begin;
@@ -202,13 +205,13 @@ void ck_pack(const float *b, long ldb, int transposed, long k, long n, long firs
 }
 
 void ck_multiply_packed(
-    const float *a, long rowStride, long columnStride, const float *packed, long m, long n, long k, float *c, long ldc, int accumulate,
+    const float *a, long stride, int transposed, const float *b, long ldb, long m, long n, long k, float *c, long ldc, int accumulate,
     const float *bias, int activation, float *activated) {
     for (long i = 0; i < m; i++) {
         for (long j = 0; j < n; j++) {
             float sum = (accumulate ? c[i * ldc + j] : 0) + (bias ? bias[j] : 0);
-            const float *panel = packed + j / PANEL * PANEL * k + j % PANEL;
-            for (long l = 0; l < k; l++) sum += a[i * rowStride + l * columnStride] * panel[l * PANEL];
+            const float *column = ldb ? b + j : b + j / PANEL * PANEL * k + j % PANEL;
+            for (long l = 0; l < k; l++) sum += a[transposed ? l * stride + i : i * stride + l] * column[l * (ldb ? ldb : PANEL)];
             c[i * ldc + j] = sum;
         }
         if (activated) ck_activate(activation, c + i * ldc, activated + i * ldc, n);

@@ -46,19 +46,26 @@ struct Product {
                 finish(target, epilogue.activated.map { $0 + start * stride }, stride: stride, rows: count, epilogue)
             }
         }
+        // Few rows do not pay for packing a matrix that stays in the second cache as it is.
+        let direct = !b.transposed && columns % 32 == 0 && rows <= 576 && columns * depth <= 1 << 19
+        let packed = direct ? nil : pack(b)
+        forEachIndex(parts) { index in
+            let start = index * part
+            ck_multiply_packed(
+                a.pointer + start * (a.transposed ? 1 : a.stride), a.stride, a.transposed ? 1 : 0, packed?.pointer ?? b.pointer,
+                direct ? b.stride : 0, min(part, rows - start), columns, depth, c + start * stride, stride, adds ? 1 : 0, epilogue.bias,
+                epilogue.activation, epilogue.activated.map { $0 + start * stride })
+        }
+        withExtendedLifetime(packed) {}
+    }
+
+    private func pack(_ b: Matrix) -> Tensor {
         let packed = Tensor(uninitialized: [ck_packed_count(depth, columns)])
         forParts((columns + 31) / 32, cost: 32 * depth) { panels in
             ck_pack(
                 b.pointer, b.stride, b.transposed ? 1 : 0, depth, columns, panels.lowerBound, panels.upperBound, packed.mutablePointer)
         }
-        forEachIndex(parts) { index in
-            let start = index * part
-            ck_multiply_packed(
-                a.pointer + start * (a.transposed ? 1 : a.stride), a.transposed ? 1 : a.stride, a.transposed ? a.stride : 1,
-                packed.pointer, min(part, rows - start), columns, depth, c + start * stride, stride, adds ? 1 : 0, epilogue.bias,
-                epilogue.activation, epilogue.activated.map { $0 + start * stride })
-        }
-        withExtendedLifetime(packed) {}
+        return packed
     }
 
     /// About 20 MFLOP a part (a tenth of a millisecond), and rows enough that op(B), read once a part, costs little beside the arithmetic.

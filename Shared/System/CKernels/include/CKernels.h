@@ -94,9 +94,10 @@ int ck_packs(void);
 long ck_packed_count(long k, long n);
 /// Packs the panels first..<last of op(B); `transposed` says that b is stored as [n, k].
 void ck_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, float *packed);
-/// c (+)= op(A) op(B) + bias, and where `activated` is given activated = f(c). Element (i, j) of op(A) is a[i * rowStride + j * columnStride].
+/// c (+)= op(A) op(B) + bias, and where `activated` is given activated = f(c). `transposed` says that a is stored as [k, m]. With ldb = 0 b is
+/// packed; else it lies there as [k, n] with n a multiple of 32, which pays where m is small.
 void ck_multiply_packed(
-    const float *a, long rowStride, long columnStride, const float *packed, long m, long n, long k, float *c, long ldc, int accumulate,
+    const float *a, long stride, int transposed, const float *b, long ldb, long m, long n, long k, float *c, long ldc, int accumulate,
     const float *bias, int activation, float *activated);
 
 // ---- random.c
