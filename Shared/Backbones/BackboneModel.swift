@@ -8,6 +8,8 @@ public protocol BackboneModel: AnyObject {
     static var className: String { get }
     /// The part of a diffusers pipeline that the model is, which precedes its keys in an adapter's file: `transformer` or `unet`.
     static var component: String { get }
+    /// What adapters change unless told otherwise: ends of layers' names.
+    static var adapterTargets: [String] { get }
     /// The parameters in the order in which the model declared them.
     var tree: ParameterTree { get }
 }
@@ -36,6 +38,7 @@ extension CheckpointedModel {
 
 extension BackboneModel {
     public static var component: String { "transformer" }
+    public static var adapterTargets: [String] { LoRAConfiguration.attentionTargets }
 
     /// The parameters by their diffusers names, in a fixed order; an attached adapter's are in `loraParameters`.
     public var parameters: [(name: String, variable: Variable)] { tree.parameters.map { ($0.name, $0.variable) } }

@@ -1,5 +1,12 @@
 import Tensors
 
+extension SD3Transformer2DModel {
+    /// Query, key, value and output of the joint attention, for images and for text.
+    public static var adapterTargets: [String] {
+        ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"].map { "attn.\($0)" }
+    }
+}
+
 extension SD3Transformer2DModel: RunnableBackbone {
     static func featureNames(_ configuration: SD3Configuration) -> [String] { (1...configuration.numLayers).map(String.init) }
 
