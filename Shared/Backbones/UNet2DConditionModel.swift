@@ -74,7 +74,7 @@ public final class UNet2DConditionModel: CheckpointedModel {
     ///   - timeIds: SDXL's sizes and crops [B,6] (`original_size`, `crops_coords_top_left`, `target_size`).
     ///   - encoderAttentionMask: [B,L], 1 for tokens that are attended to and 0 for others; all when nil.
     ///   - features: the maps wanted: `down.K`, the last of down block K (from 0, the outermost) before its downsampler, and `mid`.
-    ///   - half: stop after the mid block.
+    ///   - half: stop after the mid block, or where the last of the features is.
     /// - Throws: `BackboneError` naming the argument that does not fit.
     public func callAsFunction(
         sample: Variable, timestep: [Float], encoderHiddenStates: Variable, textEmbeds: Variable? = nil, timeIds: Tensor? = nil,
@@ -98,6 +98,8 @@ public final class UNet2DConditionModel: CheckpointedModel {
                 if !half { skips.append(x) }
             }
             note("down.\(index)", x)
+            // A judge that looks at shallow maps alone needs nothing deeper.
+            if half && features.count == wanted.count { return UNetOutput(sample: nil, features: features) }
             if let downsampler = block.downsampler {
                 x = downsampler(x)
                 if !half { skips.append(x) }

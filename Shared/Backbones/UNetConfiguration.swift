@@ -66,6 +66,8 @@ public struct UNetConfiguration: Sendable, Equatable {
         var additionEmbedType: String?
         var additionTimeEmbedDim: Int?
         var projectionInputDim: Int?
+        // diffusers' defaults are numbers, whatever the number of blocks.
+        (layersPerBlock, attentionHeads, transformerLayersPerBlock) = ([2], [8], [1])
         for member in try ConfigurationReader.members(json) {
             let reader = ConfigurationReader(key: member.key, value: member.value)
             switch member.key {

@@ -72,6 +72,9 @@ import Testing
 
     @Test func missingKeysHaveDiffusersDefaults() throws {
         #expect(try UNetConfiguration(json: Array("{}".utf8)) == UNetConfiguration())
+        let blocks = "\"down_block_types\": [\"DownBlock2D\"], \"up_block_types\": [\"UpBlock2D\"], \"block_out_channels\": [64]"
+        let short = try UNetConfiguration(json: Array("{\(blocks)}".utf8))
+        #expect(short.layersPerBlock == [2] && short.attentionHeads == [8] && short.transformerLayersPerBlock == [1])
     }
 
     /// The SDXL file with one key changed or added.

@@ -79,6 +79,18 @@ import Testing
         #expect(half.parameters.allSatisfy { $0.variable.gradient == nil })
     }
 
+    @Test func goesNoDeeperThanItsFeatures() throws {
+        let fixture = try UNetFixture("unet-sd15")
+        let half = try UNet2DConditionModel.load(directory: fixture.directory, downOnly: true)
+        half.setRequiresGradient { _ in true }
+        let run = try fixture.run(half, features: ["down.0"], half: true)
+        try expectParity(run.features(), fixture.expected, tolerance: 1e-4, "down.0 alone")
+        sum(run.output.features["down.0"]!).backward()
+        #expect(half.parameters.filter { $0.name.hasPrefix("down_blocks.0.attentions") }.allSatisfy { $0.variable.gradient != nil })
+        let deeper = half.parameters.filter { $0.name.hasPrefix("down_blocks.1") || $0.name.hasPrefix("mid_block") }
+        #expect(!deeper.isEmpty && deeper.allSatisfy { $0.variable.gradient == nil })
+    }
+
     @Test func isAllThatIsReadOfAFolder() throws {
         try withTemporaryFolder { folder in
             let fixture = try UNetFixture("unet-sdxl")
