@@ -6,10 +6,16 @@ extension UNet2DConditionModel {
     static func configuration(contentsOf path: String) throws -> UNetConfiguration { try UNetConfiguration(contentsOf: path) }
 
     /// Names and shapes of a model's parameters in its order; nothing is allocated for their values.
-    /// - Throws: `BackboneError` when there are more values than `UNetConfiguration.maximumParameters`.
+    /// - Throws: `BackboneError` when the configuration makes no sense, naming its key.
     public static func declaredParameters(
         _ configuration: UNetConfiguration, downOnly: Bool = false
     ) throws -> [(name: String, shape: [Int])] {
+        try declare(configuration.checked(), downOnly: downOnly)
+    }
+
+    /// The same of a configuration whose values are in their ranges.
+    /// - Throws: `BackboneError` when there are more values than `UNetConfiguration.maximumParameters`.
+    static func declare(_ configuration: UNetConfiguration, downOnly: Bool) throws -> [(name: String, shape: [Int])] {
         var declared: [(name: String, shape: [Int])] = []
         var total = 0
         let nothing = Tensor(zeros: [0])
@@ -47,7 +53,7 @@ extension UNet2DConditionModel {
     /// convolutions, ones and zeros for norms. Each parameter has a stream of its own, so that the half has the whole's values.
     /// All parameters require gradients.
     public convenience init(configuration: UNetConfiguration, seed: UInt64, downOnly: Bool = false) throws {
-        try configuration.validate()
+        let configuration = try configuration.checked()
         var item: UInt32 = 0
         try self.init(configuration: configuration, downOnly: downOnly, trainable: { _ in true }) { _, shape, initializer in
             var stream = RandomStream(seed: seed, item: item)

@@ -159,9 +159,12 @@ public struct UNetConfiguration: Sendable, Equatable {
         textTime = TextTime(timeDim: timeDim, inputDim: inputDim)
     }
 
-    /// Checks what keys say of each other, and that the model is not absurdly large.
+    /// The same configuration, having passed every check of a file: for one that was put together in code.
     /// - Throws: `BackboneError` naming the key.
-    public func validate() throws {
+    public func checked() throws -> UNetConfiguration { try UNetConfiguration(json: encoded()) }
+
+    /// Checks what keys say of each other, and that the model is not absurdly large.
+    private func validate() throws {
         let blocks = blockOutChannels.count
         guard (1...8).contains(blocks) else { throw BackboneError("block_out_channels has \(blocks) entries, outside of 1 to 8") }
         let lists = [
@@ -191,6 +194,6 @@ public struct UNetConfiguration: Sendable, Equatable {
                 "projection_class_embeddings_input_dim \(textTime.inputDim) leaves no room for text beside addition_time_embed_dim \(textTime.timeDim)"
             )
         }
-        _ = try UNet2DConditionModel.declaredParameters(self)
+        _ = try UNet2DConditionModel.declare(self, downOnly: false)
     }
 }

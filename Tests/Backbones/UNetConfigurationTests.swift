@@ -158,6 +158,17 @@ import Testing
         }
     }
 
+    @Test func aConfigurationFromCodeIsCheckedAsAFileIs() {
+        var configuration = UNetConfiguration()
+        configuration.normNumGroups = 0
+        var error = #expect(throws: BackboneError.self) { try UNet2DConditionModel(configuration: configuration, seed: 1) }
+        #expect("\(error!)".hasPrefix("norm_num_groups"))
+        configuration = UNetConfiguration()
+        configuration.blockOutChannels = [320]
+        error = #expect(throws: BackboneError.self) { try UNet2DConditionModel.declaredParameters(configuration) }
+        #expect("\(error!)".contains("block_out_channels has 1"))
+    }
+
     @Test func whatIsNoObjectIsRefused() {
         for json in ["[]", "", "{\"in_channels\": 4,}", "{\"in_channels\": 4, \"in_channels\": 4}", "null"] {
             #expect(throws: (any Error).self) { try UNetConfiguration(json: Array(json.utf8)) }
