@@ -26,6 +26,16 @@ enum BLAS {
         _ b: UnsafePointer<Float>, ldb: Int, beta: Float, _ c: UnsafeMutablePointer<Float>, ldc: Int
     ) {
         guard m > 0, n > 0 else { return }
+        if Precision.current == .bfloat16x3, alpha != 0, beta == 0 || beta == 1 {
+            let product = SplitProduct(rows: m, columns: n, depth: k)
+            if product.isWorthwhile,
+                product(
+                    alpha: alpha, .init(pointer: a, stride: lda, transposed: transposeA),
+                    .init(pointer: b, stride: ldb, transposed: transposeB), into: c, stride: ldc, adds: beta == 1)
+            {
+                return
+            }
+        }
         prepare()
         cblas_sgemm(
             CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, Int32(m), Int32(n), Int32(k),
@@ -34,8 +44,8 @@ enum BLAS {
     }
 }
 
-/// What computes here, for logs: the CPU, OpenBLAS's kernels and the number of threads.
+/// What computes here, for logs: the CPU, OpenBLAS's kernels, the precision of large products and the number of threads.
 public var machine: String {
     let cpu = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 512) { String(cString: ck_describe_cpu($0.baseAddress!, 512)) }
-    return "\(cpu); OpenBLAS \(BLAS.coreName); \(NumericThreads.count) threads"
+    return "\(cpu); OpenBLAS \(BLAS.coreName); \(Precision.description); \(NumericThreads.count) threads"
 }

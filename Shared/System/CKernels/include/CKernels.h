@@ -110,3 +110,4 @@ void ck_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t output
 
 #include "CKernelsConvolution.h"
 #include "CKernelsAttention.h"
+#include "CKernelsAMX.h"
