@@ -57,7 +57,7 @@ let package = Package(
         .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: numeric),
         .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: settings),
         .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: numeric),
-        .target(name: "Diffusion", dependencies: ["Tensors"], path: "Shared/Diffusion", swiftSettings: numeric),
+        .target(name: "Diffusion", dependencies: ["Tensors", "Safetensors"], path: "Shared/Diffusion", swiftSettings: numeric),
         .target(
             name: "Rewards", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion"], path: "Shared/Rewards",
             swiftSettings: numeric),
@@ -124,7 +124,7 @@ let package = Package(
             swiftSettings: settings),
         .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: numeric),
         .executableTarget(
-            name: "WanBench", dependencies: ["Tensors", "Backbones", "DemoWorld"], path: "Tests/Performance/WanBench",
+            name: "BackboneBench", dependencies: ["COpenBLAS", "Tensors", "Backbones"], path: "Tests/Performance/BackboneBench",
             swiftSettings: numeric),
         .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
         .testTarget(
