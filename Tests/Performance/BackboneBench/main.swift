@@ -23,7 +23,9 @@ func serve(_ options: Options) throws {
         case "run":
             let (tensors, wall, cpu) = try measured { try work.run() }
             answer("{\"wall\": \(wall), \"cpu\": \(cpu), \"check\": \(magnitude(tensors)), \"flops\": \(work.flops)}")
-        case "sgemm": answer("{\"gflops\": \(products.best())}")
+        case "sgemm":
+            let rate = products.best()
+            answer("{\"wall\": \(rate.wall), \"cpu\": \(rate.cpu)}")
         case "memory": answer("{\"bytes\": \(peakMemory())}")
         case "threads":
             NumericThreads.count = words.count > 1 ? Int(words[1]) ?? 1 : 1
