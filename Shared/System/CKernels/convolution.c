@@ -93,21 +93,18 @@ CK_CLONES static void turn_weights(
     for (long outer = 0; outer < (byChannel ? channels : groups); outer++)
         for (long inner = 0; inner < (byChannel ? groups : channels); inner++) {
             const long k = byChannel ? outer : inner, first = (byChannel ? inner : outer) * CK_LANES;
-            const float *rows[CK_LANES];
-            for (long l = 0; l < CK_LANES; l++) {
-                const long r = result + (first + l < results ? first + l : results - 1);
-                rows[l] = weights + r * p->resultStride + (channel + k) * p->channelStride;
-            }
+            const float *rows = weights + (result + first) * p->resultStride + (channel + k) * p->channelStride;
+            const long left = results - first < CK_LANES ? results - first : CK_LANES;
             float *into = u + first / PANEL * PANEL * DEPTH + k * PANEL + first % PANEL;
-            if (p->taps < 4) {
+            if (p->taps < 4 || left < CK_LANES) {
                 for (long t = 0; t < p->taps; t++)
-                    for (long l = 0; l < CK_LANES; l++) into[t * plane + l] = rows[l][t];
+                    for (long l = 0; l < CK_LANES; l++) into[t * plane + l] = l < left ? rows[l * p->resultStride + t] : 0.0f;
                 continue;
             }
             for (long t = 0; t < p->taps; t += 4) {
                 vf g[4];
                 const long from = t + 4 <= p->taps ? t : p->taps - 4;
-                TURN(rows, from, g[0], g[1], g[2], g[3]);
+                TURN(rows, p->resultStride, from, g[0], g[1], g[2], g[3]);
                 for (long i = t - from; i < 4; i++) CK_STORE(into + (from + i) * plane, g[i]);
             }
         }

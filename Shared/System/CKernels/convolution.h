@@ -18,13 +18,13 @@ void ck_block_products(
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float quads __attribute__((vector_size(32), aligned(4), may_alias));
 
-// Four neighbouring taps of sixteen outputs, a vector a tap: 4x4 blocks turned in every quarter of a register.
-#define TURN(rows, tap, g0, g1, g2, g3)                                                                                                      \
+// Four neighbouring taps of sixteen rows of weights, `step` apart, a vector a tap: 4x4 blocks turned in every quarter of a register.
+#define TURN(rows, step, tap, g0, g1, g2, g3)                                                                                                      \
     do {                                                                                                                                     \
         vf r_[4];                                                                                                                            \
         for (int i_ = 0; i_ < 4; i_++) {                                                                                                     \
-            const quad a_ = *(const quad *)((rows)[i_] + (tap)), b_ = *(const quad *)((rows)[i_ + 4] + (tap));                               \
-            const quad c_ = *(const quad *)((rows)[i_ + 8] + (tap)), d_ = *(const quad *)((rows)[i_ + 12] + (tap));                          \
+            const quad a_ = *(const quad *)((rows) + i_ * (step) + (tap)), b_ = *(const quad *)((rows) + (i_ + 4) * (step) + (tap));                               \
+            const quad c_ = *(const quad *)((rows) + (i_ + 8) * (step) + (tap)), d_ = *(const quad *)((rows) + (i_ + 12) * (step) + (tap));                          \
             const quads ab_ = __builtin_shufflevector(a_, b_, 0, 1, 2, 3, 4, 5, 6, 7);                                                       \
             const quads cd_ = __builtin_shufflevector(c_, d_, 0, 1, 2, 3, 4, 5, 6, 7);                                                       \
             r_[i_] = __builtin_shufflevector(ab_, cd_, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);                                \

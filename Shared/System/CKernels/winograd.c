@@ -14,10 +14,14 @@
 #define QQ (Q * Q)
 
 enum {
-    TILE = 4,      // outputs of a tile on a side
-    PATCH = 6,     // inputs of a tile on a side
-    POINTS = 36,   // products of a tile
-    SPREAD = 16,   // keeps the planes of the points from falling into the same lines of a cache
+    TILE = 4,                                            // outputs of a tile on a side
+    PATCH = 6,                                           // inputs of a tile on a side
+    POINTS = 36,                                         // products of a tile
+    TILES = CK_WINOGRAD_TILES,
+    SPREAD = 16,                                         // keeps planes from falling into the same lines of a cache
+    INPUT_PLANE = TILES * DEPTH + SPREAD,                // transformed inputs of a point: [tile][DEPTH]
+    WEIGHT_PLANE = CK_WINOGRAD_OUTPUTS * DEPTH + SPREAD, // weights: [panel][DEPTH][PANEL]
+    SUM_PLANE = TILES * CK_WINOGRAD_OUTPUTS + SPREAD,    // sums: [tile][output]
 };
 
 // B'd of one column or row: six inputs into six points.
@@ -56,113 +60,113 @@ enum {
     } while (0)
 
 // The compiler wants to have seen a function before it makes clones of it.
-static void transform_inputs(
-    const ck_winograd *s, const float *x, long tile, long tiles, long input, long inputs, float *v, long plane);
+static void transform_inputs(const ck_winograd *s, const float *x, long tile, long tiles, long input, long inputs, float *v);
 static void transform_weights(
-    const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u, long plane);
+    const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u);
 static void transform_sums(
-    const ck_winograd *s, const float *sums, long plane, long stride, const float *bias, float *y, int accumulate, long tile, long tiles,
-    long output, long outputs);
+    const ck_winograd *s, const float *sums, const float *bias, float *y, int accumulate, long tile, long tiles, long output,
+    long outputs);
 
 long ck_winograd_tiles(const ck_winograd *s) { return s->batch * ((s->outHeight + 3) / TILE) * ((s->outWidth + 3) / TILE); }
 
-static long input_plane(long tiles) { return tiles * DEPTH + SPREAD; }
-static long weight_plane(long outputs) { return ck_rounded(outputs, PANEL) * DEPTH + SPREAD; }
-static long sum_plane(long tiles, long outputs) { return tiles * ck_rounded(outputs, PANEL) + SPREAD; }
+long ck_winograd_scratch(void) { return POINTS * (INPUT_PLANE + WEIGHT_PLANE + SUM_PLANE); }
 
-long ck_winograd_scratch(long tiles, long outputs) {
-    return POINTS * (input_plane(tiles) + weight_plane(outputs) + sum_plane(tiles, outputs));
+// One tile of `inputs` (whole vectors of them): pixel (i, j) of the patch is at x + i * down + j * across.
+CK_INLINE void transform_tile(const float *x, long down, long across, long inputs, float *v) {
+    for (long c = 0; c < inputs; c += CK_LANES) {
+        const float *from = x + c;
+        vf half[PATCH][PATCH];
+#pragma clang loop unroll(full)
+        for (int j = 0; j < PATCH; j++)
+            TRANSFORM_INPUT(
+                CK_LOAD(from + j * across), CK_LOAD(from + down + j * across), CK_LOAD(from + 2 * down + j * across),
+                CK_LOAD(from + 3 * down + j * across), CK_LOAD(from + 4 * down + j * across), CK_LOAD(from + 5 * down + j * across),
+                half[0][j], half[1][j], half[2][j], half[3][j], half[4][j], half[5][j]);
+#pragma clang loop unroll(full)
+        for (int i = 0; i < PATCH; i++) {
+            vf p[PATCH];
+            TRANSFORM_INPUT(half[i][0], half[i][1], half[i][2], half[i][3], half[i][4], half[i][5], p[0], p[1], p[2], p[3], p[4], p[5]);
+#pragma clang loop unroll(full)
+            for (int j = 0; j < PATCH; j++) CK_STORE(v + (i * PATCH + j) * INPUT_PLANE + c, p[j]);
+        }
+    }
 }
 
-// Tiles `tile`... of inputs `input`... into v[point][tile][DEPTH].
-CK_CLONES static void transform_inputs(
-    const ck_winograd *s, const float *x, long tile, long tiles, long input, long inputs, float *v, long plane) {
-    static const float zeros[DEPTH] = {0};
+// Inputs `input`... of some tiles into v[point][tile][DEPTH].
+CK_CLONES static void transform_inputs(const ck_winograd *s, const float *x, long tile, long tiles, long input, long inputs, float *v) {
     const long across = (s->outWidth + 3) / TILE, down = (s->outHeight + 3) / TILE;
     for (long t = 0; t < tiles; t++, v += DEPTH) {
         const long b = (tile + t) / (across * down), h0 = (tile + t) / across % down * TILE - s->padding;
         const long w0 = (tile + t) % across * TILE - s->padding;
-        const float *image = x + b * s->height * s->width * s->inputs + input;
-        const float *from[PATCH][PATCH];
-        for (long i = 0; i < PATCH; i++)
-            for (long j = 0; j < PATCH; j++) {
-                const long h = h0 + i, w = w0 + j;
-                from[i][j] = h < 0 || h >= s->height || w < 0 || w >= s->width ? zeros : image + (h * s->width + w) * s->inputs;
-            }
-        for (long c = 0; c < inputs; c += CK_LANES) {
-            vf half[PATCH][PATCH];
-            if (inputs - c >= CK_LANES) {
-#pragma clang loop unroll(full)
-                for (int j = 0; j < PATCH; j++)
-                    TRANSFORM_INPUT(
-                        CK_LOAD(from[0][j] + c), CK_LOAD(from[1][j] + c), CK_LOAD(from[2][j] + c), CK_LOAD(from[3][j] + c),
-                        CK_LOAD(from[4][j] + c), CK_LOAD(from[5][j] + c), half[0][j], half[1][j], half[2][j], half[3][j], half[4][j],
-                        half[5][j]);
-            } else {
-                for (int j = 0; j < PATCH; j++) {
-                    vf d[PATCH];
-                    for (int i = 0; i < PATCH; i++) CK_LOAD_PART(d[i], from[i][j] + c, inputs - c, 0.0f);
-                    TRANSFORM_INPUT(
-                        d[0], d[1], d[2], d[3], d[4], d[5], half[0][j], half[1][j], half[2][j], half[3][j], half[4][j], half[5][j]);
-                }
-            }
-#pragma clang loop unroll(full)
-            for (int i = 0; i < PATCH; i++) {
-                vf p[PATCH];
-                TRANSFORM_INPUT(
-                    half[i][0], half[i][1], half[i][2], half[i][3], half[i][4], half[i][5], p[0], p[1], p[2], p[3], p[4], p[5]);
-#pragma clang loop unroll(full)
-                for (int j = 0; j < PATCH; j++) CK_STORE(v + (i * PATCH + j) * plane + c, p[j]);
-            }
+        const long top = h0 < 0 ? -h0 : 0, bottom = s->height - h0 < PATCH ? s->height - h0 : PATCH;
+        const long left = w0 < 0 ? -w0 : 0, right = s->width - w0 < PATCH ? s->width - w0 : PATCH;
+        const float *from = x + ((b * s->height + h0) * s->width + w0) * s->inputs + input;
+        if (top == 0 && left == 0 && bottom == PATCH && right == PATCH && inputs % CK_LANES == 0) {
+            transform_tile(from, s->width * s->inputs, s->inputs, inputs, v);
+        } else {
+            float patch[PATCH * PATCH * DEPTH];
+            memset(patch, 0, sizeof patch);
+            for (long i = top; i < bottom; i++)
+                for (long j = left; j < right; j++)
+                    memcpy(
+                        patch + (i * PATCH + j) * DEPTH, from + (i * s->width + j) * s->inputs, sizeof(float) * (size_t)inputs);
+            transform_tile(patch, PATCH * DEPTH, DEPTH, ck_rounded(inputs, CK_LANES), v);
         }
+    }
+}
+
+// The weights of sixteen outputs, `step` apart, and one input.
+CK_INLINE void transform_taps(const float *weights, long step, int flipped, float *u) {
+    vf g[9], half[PATCH][3], unused0, unused1, unused2;
+    TURN(weights, step, 0, g[0], g[1], g[2], g[3]);
+    TURN(weights, step, 4, g[4], g[5], g[6], g[7]);
+    TURN(weights, step, 5, unused0, unused1, unused2, g[8]);
+    (void)unused0, (void)unused1, (void)unused2;
+    if (flipped)
+        for (int i = 0; i < 4; i++) {
+            const vf swap = g[i];
+            g[i] = g[8 - i];
+            g[8 - i] = swap;
+        }
+#pragma clang loop unroll(full)
+    for (int j = 0; j < 3; j++)
+        TRANSFORM_TAPS(g[j], g[3 + j], g[6 + j], half[0][j], half[1][j], half[2][j], half[3][j], half[4][j], half[5][j]);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < PATCH; i++) {
+        vf p[PATCH];
+        TRANSFORM_TAPS(half[i][0], half[i][1], half[i][2], p[0], p[1], p[2], p[3], p[4], p[5]);
+#pragma clang loop unroll(full)
+        for (int j = 0; j < PATCH; j++) CK_STORE(u + (i * PATCH + j) * WEIGHT_PLANE, p[j]);
     }
 }
 
 // Weights from inputs `input`... to outputs `output`... into u[point][panel][DEPTH][PANEL]; columns behind the outputs hold anything finite.
 CK_CLONES static void transform_weights(
-    const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u, long plane) {
+    const ck_winograd *s, const float *weights, long output, long outputs, long input, long inputs, float *u) {
+    const long groups = (outputs + CK_LANES - 1) / CK_LANES, step = s->outputStride;
     const int byInput = s->inputStride > s->outputStride;
-    const long groups = (outputs + CK_LANES - 1) / CK_LANES;
     // The inner loop walks along memory.
     for (long outer = 0; outer < (byInput ? inputs : groups); outer++)
         for (long inner = 0; inner < (byInput ? groups : inputs); inner++) {
             const long k = byInput ? outer : inner, first = (byInput ? inner : outer) * CK_LANES;
-            const float *rows[CK_LANES];
-            for (long l = 0; l < CK_LANES; l++) {
-                const long o = output + (first + l < outputs ? first + l : outputs - 1);
-                rows[l] = weights + o * s->outputStride + (input + k) * s->inputStride;
-            }
-            vf g[9], half[PATCH][3], unused0, unused1, unused2;
-            TURN(rows, 0, g[0], g[1], g[2], g[3]);
-            TURN(rows, 4, g[4], g[5], g[6], g[7]);
-            TURN(rows, 5, unused0, unused1, unused2, g[8]);
-            (void)unused0, (void)unused1, (void)unused2;
-            if (s->flipped) {
-                for (int i = 0; i < 4; i++) {
-                    const vf swap = g[i];
-                    g[i] = g[8 - i];
-                    g[8 - i] = swap;
-                }
-            }
-#pragma clang loop unroll(full)
-            for (int j = 0; j < 3; j++)
-                TRANSFORM_TAPS(g[j], g[3 + j], g[6 + j], half[0][j], half[1][j], half[2][j], half[3][j], half[4][j], half[5][j]);
+            const float *from = weights + (output + first) * step + (input + k) * s->inputStride;
             float *into = u + first / PANEL * PANEL * DEPTH + k * PANEL + first % PANEL;
-#pragma clang loop unroll(full)
-            for (int i = 0; i < PATCH; i++) {
-                vf p[PATCH];
-                TRANSFORM_TAPS(half[i][0], half[i][1], half[i][2], p[0], p[1], p[2], p[3], p[4], p[5]);
-#pragma clang loop unroll(full)
-                for (int j = 0; j < PATCH; j++) CK_STORE(into + (i * PATCH + j) * plane, p[j]);
+            if (outputs - first >= CK_LANES) {
+                if (s->flipped) transform_taps(from, step, 1, into);
+                else transform_taps(from, step, 0, into);
+            } else {
+                float rows[9 * CK_LANES] = {0};
+                for (long l = 0; l < outputs - first; l++) memcpy(rows + 9 * l, from + l * step, 9 * sizeof(float));
+                transform_taps(rows, 9, s->flipped, into);
             }
         }
 }
 
 CK_CLONES static void transform_sums(
-    const ck_winograd *s, const float *sums, long plane, long stride, const float *bias, float *y, int accumulate, long tile, long tiles,
-    long output, long outputs) {
+    const ck_winograd *s, const float *sums, const float *bias, float *y, int accumulate, long tile, long tiles, long output,
+    long outputs) {
     const long across = (s->outWidth + 3) / TILE, down = (s->outHeight + 3) / TILE;
-    for (long t = 0; t < tiles; t++, sums += stride) {
+    for (long t = 0; t < tiles; t++, sums += CK_WINOGRAD_OUTPUTS) {
         const long b = (tile + t) / (across * down), h0 = (tile + t) / across % down * TILE, w0 = (tile + t) % across * TILE;
         const long height = s->outHeight - h0 < TILE ? s->outHeight - h0 : TILE, width = s->outWidth - w0 < TILE ? s->outWidth - w0 : TILE;
         float *image = y + ((b * s->outHeight + h0) * s->outWidth + w0) * s->outputs + output;
@@ -171,10 +175,10 @@ CK_CLONES static void transform_sums(
             vf half[TILE][PATCH];
 #pragma clang loop unroll(full)
             for (int j = 0; j < PATCH; j++) {
-                const float *m = sums + j * plane + c;
+                const float *m = sums + j * SUM_PLANE + c;
                 TRANSFORM_SUMS(
-                    CK_LOAD(m), CK_LOAD(m + PATCH * plane), CK_LOAD(m + 2 * PATCH * plane), CK_LOAD(m + 3 * PATCH * plane),
-                    CK_LOAD(m + 4 * PATCH * plane), CK_LOAD(m + 5 * PATCH * plane), half[0][j], half[1][j], half[2][j], half[3][j]);
+                    CK_LOAD(m), CK_LOAD(m + PATCH * SUM_PLANE), CK_LOAD(m + 2 * PATCH * SUM_PLANE), CK_LOAD(m + 3 * PATCH * SUM_PLANE),
+                    CK_LOAD(m + 4 * PATCH * SUM_PLANE), CK_LOAD(m + 5 * PATCH * SUM_PLANE), half[0][j], half[1][j], half[2][j], half[3][j]);
             }
             vf shift = CK_SPLAT(0.0f);
             if (bias && n == CK_LANES) shift = CK_LOAD(bias + output + c);
@@ -203,16 +207,14 @@ CK_CLONES static void transform_sums(
 void ck_winograd_part(
     const ck_winograd *s, const float *x, const float *weights, const float *bias, float *y, int accumulate, long tile, long tiles,
     long output, long outputs, float *scratch) {
-    const long inputPlane = input_plane(tiles), weightPlane = weight_plane(outputs), sumPlane = sum_plane(tiles, outputs);
-    const long stride = ck_rounded(outputs, PANEL);
-    float *v = scratch, *u = v + POINTS * inputPlane, *sums = u + POINTS * weightPlane;
+    float *v = scratch, *u = v + POINTS * INPUT_PLANE, *sums = u + POINTS * WEIGHT_PLANE;
     for (long input = 0; input < s->inputs; input += DEPTH) {
         const long depth = s->inputs - input < DEPTH ? s->inputs - input : DEPTH;
-        transform_inputs(s, x, tile, tiles, input, depth, v, inputPlane);
-        transform_weights(s, weights, output, outputs, input, depth, u, weightPlane);
+        transform_inputs(s, x, tile, tiles, input, depth, v);
+        transform_weights(s, weights, output, outputs, input, depth, u);
         for (long p = 0; p < POINTS; p++)
             ck_block_products(
-                v + p * inputPlane, u + p * weightPlane, depth, sums + p * sumPlane, stride, tiles, outputs, input > 0);
+                v + p * INPUT_PLANE, u + p * WEIGHT_PLANE, depth, sums + p * SUM_PLANE, CK_WINOGRAD_OUTPUTS, tiles, outputs, input > 0);
     }
-    transform_sums(s, sums, sumPlane, stride, bias, y, accumulate, tile, tiles, output, outputs);
+    transform_sums(s, sums, bias, y, accumulate, tile, tiles, output, outputs);
 }

@@ -25,10 +25,6 @@ struct WinogradPlan {
                 outputStride: row, inputStride: taps, flipped: 0)
     }
 
-    /// Tiles and outputs of a part: as many as keep its transformed data in the second cache.
-    private static let tilesPerPart = 64
-    private static let outputsPerPart = 64
-
     /// target (+)= the convolution of x (+ bias). A part writes its own pixels and channels.
     func run(
         _ x: UnsafePointer<Float>, _ weight: UnsafePointer<Float>, _ bias: UnsafePointer<Float>?, _ target: UnsafeMutablePointer<Float>,
@@ -38,15 +34,16 @@ struct WinogradPlan {
         withUnsafePointer(to: &shape) { shape in
             let tiles = ck_winograd_tiles(shape)
             let outputs = shape.pointee.outputs
-            let tileParts = (tiles + Self.tilesPerPart - 1) / Self.tilesPerPart
+            let (tilesPerPart, outputsPerPart) = (Int(CK_WINOGRAD_TILES), Int(CK_WINOGRAD_OUTPUTS))
+            let tileParts = (tiles + tilesPerPart - 1) / tilesPerPart
             let size = tileParts > 0 ? (tiles + tileParts - 1) / tileParts : 0
-            let outputParts = (outputs + Self.outputsPerPart - 1) / Self.outputsPerPart
+            let outputParts = (outputs + outputsPerPart - 1) / outputsPerPart
             forEachIndex(tileParts * outputParts) { index in
                 let tile = index % tileParts * size
-                let output = index / tileParts * Self.outputsPerPart
-                let (tiles, outputs) = (min(size, tiles - tile), min(Self.outputsPerPart, outputs - output))
+                let output = index / tileParts * outputsPerPart
+                let (tiles, outputs) = (min(size, tiles - tile), min(outputsPerPart, outputs - output))
                 guard tiles > 0 else { return }
-                let scratch = Tensor(uninitialized: [ck_winograd_scratch(tiles, outputs)])
+                let scratch = Tensor(uninitialized: [ck_winograd_scratch()])
                 ck_winograd_part(shape, x, weight, bias, target, adds ? 1 : 0, tile, tiles, output, outputs, scratch.mutablePointer)
                 withExtendedLifetime(scratch) {}
             }

@@ -33,8 +33,10 @@ typedef struct {
 } ck_winograd;
 /// Tiles of four by four outputs that a batch has.
 long ck_winograd_tiles(const ck_winograd *shape);
-/// Floats of scratch that `ck_winograd_part` needs for so many tiles and outputs.
-long ck_winograd_scratch(long tiles, long outputs);
+/// Tiles and outputs that a part may have: as many as keep what it transforms in the second cache (1.5 MB).
+enum { CK_WINOGRAD_TILES = 64, CK_WINOGRAD_OUTPUTS = 64 };
+/// Floats of scratch that `ck_winograd_part` needs.
+long ck_winograd_scratch(void);
 /// y (+)= the convolution of x (+ bias, unless null) for some tiles and outputs of the batch.
 void ck_winograd_part(
     const ck_winograd *shape, const float *x, const float *weights, const float *bias, float *y, int accumulate, long tile, long tiles,
