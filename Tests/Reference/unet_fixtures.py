@@ -168,7 +168,10 @@ def write(name, case):
 
 
 def write_lora(model, inputs, cotangents):
-    """A LoRA as diffusers saves it for a U-Net, alpha twice the rank, on linears of every kind and on a convolution."""
+    """A LoRA as diffusers saves it for a U-Net, alpha twice the rank, on linears and on convolutions with kernels of one and three.
+
+    PEFT keeps its targets in a set: their order in the file's metadata changes from run to run, and nothing else does.
+    """
     generator = torch.Generator().manual_seed(5)
     targets = ["attn1.to_q", "to_out.0", "proj_in", "conv1"]
     config = LoraConfig(r=2, lora_alpha=4, init_lora_weights=False, target_modules=targets)
