@@ -25,19 +25,24 @@ import Testing
         #expect(x.gradient!.array == [6])
     }
 
-    @Test func resultsLetGoOfWhatTheyWereMadeOf() {
-        weak var inner: Variable?
+    @Test func theGraphKeepsTheTensorsThatItsRulesNeedAndNoOthers() {
+        weak var dropped: TensorStorage?
+        weak var kept: TensorStorage?
         let x = Variable(Tensor([2], shape: [1]), requiresGradient: true)
         let y: Variable
         do {
-            let z = scale(x, 3)
-            inner = z
-            y = scale(z, 2)
+            let first = scale(x, 3)
+            dropped = first.tensor.storage
+            let second = scale(first, 2)
+            kept = second.tensor.storage
+            y = multiply(second, x)
         }
-        #expect(inner != nil)
+        #expect(dropped == nil, "no backward rule reads it")
+        #expect(kept != nil, "the product's rule does")
         y.backward()
-        #expect(inner == nil)
+        #expect(kept == nil)
         #expect(y.isLeaf)
+        #expect(x.gradient!.array == [24])
     }
 
     @Test func inferenceKeepsNothing() {

@@ -1,4 +1,4 @@
-extension Variable {
+extension Node {
     /// Adds `contribution` to this node's gradient; does nothing where none is required.
     public func accumulate(_ contribution: @autoclosure () -> Tensor) {
         guard requiresGradient else { return }
@@ -18,6 +18,11 @@ extension Variable {
             gradient!.withUnsafeMutableBufferPointer { body($0.baseAddress!, true) }
         }
     }
+}
+
+extension Variable {
+    /// Adds `contribution` to the gradient; does nothing where none is required.
+    public func accumulate(_ contribution: @autoclosure () -> Tensor) { node?.accumulate(contribution()) }
 }
 
 extension Optional {

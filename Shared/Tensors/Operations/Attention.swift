@@ -110,7 +110,7 @@ struct AttentionShape {
     /// A part is a head of a batch entry, where there are few of them over many keys a range of its keys: the parts of a head share dq, so each
     /// but the first has its own, and they are added in order.
     func backward(
-        _ gradient: Tensor, _ q: Tensor, _ k: Tensor, _ v: Tensor, _ result: Tensor, _ logs: Tensor, _ inputs: [Variable]
+        _ gradient: Tensor, _ q: Tensor, _ k: Tensor, _ v: Tensor, _ result: Tensor, _ logs: Tensor, _ inputs: [Node]
     ) {
         let all = batch * heads
         let ranges = max(1, min(keys / 512, Self.backwardParts / max(all, 1)))

@@ -88,9 +88,10 @@ struct ConvolutionShape {
             let adjointFlag: Int32 = adjoint ? 1 : 0
             let cells = ck_convolution_cells(sizes, adjointFlag)
             let results = adjoint ? inputs : outputs
-            // What a part gathers, and its sums, fit the second cache.
-            let cellsPerPart = max(16, min(256, 2304 / taps, adjoint ? 1024 / (stride * stride) : 1024))
-            let resultsPerPart = 128
+            // What a part gathers, and its sums, fit the second cache. Few channels (an image's, a latent's) are gathered for many results.
+            let few = (adjoint ? outputs : inputs) * taps <= 48
+            let cellsPerPart = max(16, min(few ? 128 : 256, 2304 / taps, adjoint ? 1024 / (stride * stride) : 1024))
+            let resultsPerPart = few ? 512 : 128
             let cellParts = (cells + cellsPerPart - 1) / cellsPerPart
             let resultParts = (results + resultsPerPart - 1) / resultsPerPart
             forEachIndex(cellParts * resultParts) { index in
@@ -107,7 +108,7 @@ struct ConvolutionShape {
     }
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
-    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
+    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Node]) {
         if let matrix { variables[0].accumulateInPlace { convolve(gradient, matrix, nil, $0, adjoint: true, adds: $1) } }
         if let input { variables[1].accumulateInPlace { weightGradient(gradient, input, $0, adds: $1) } }
         if variables.count > 2 {

@@ -114,7 +114,7 @@ private struct GroupNormShape {
 
     /// With g = dy f', n = (x - mean) inverse and N values in a group:  dx = inverse (w g - (Σ w g + n Σ w g n) / N),  dw = Σ g n,  db = Σ g.
     func backward(
-        _ gradient: Tensor, _ x: Tensor, _ weight: Tensor, _ statistics: GroupStatistics, silu: Bool, _ variables: [Variable]
+        _ gradient: Tensor, _ x: Tensor, _ weight: Tensor, _ statistics: GroupStatistics, silu: Bool, _ variables: [Node]
     ) {
         let scales = statistics.scaleShift.pointer
         let shifts = scales + batch * channels

@@ -68,7 +68,7 @@ struct LinearShape {
     }
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
-    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
+    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Node]) {
         let span = Profile.begin("linear backward", flops: flops * ((input == nil ? 0 : 1) + (matrix == nil ? 0 : 1)))
         defer { span.end() }
         if let matrix {
