@@ -34,17 +34,19 @@ static plan make_plan(const ck_convolution *s, int adjoint) {
     return p;
 }
 
-// Where on one axis the tap k meets the source, for the cell a and the phase f of it; 0 where it never does.
-CK_INLINE int source_of(const plan *p, long a, long f, long k, long *source) {
+// Where on one axis the tap k meets the source for the phase f of the first cell (of the next cells: source_step further each); 0 where it
+// never does.
+static int first_source(const plan *p, long f, long k, long *source) {
     const long stride = p->shape->stride, padding = p->shape->padding;
     if (!p->adjoint) {
-        *source = a * stride + k - padding;
+        *source = k - padding;
         return 1;
     }
     const long shifted = f + padding - k;
-    *source = a + (shifted - ((shifted % stride) + stride) % stride) / stride;
+    *source = (shifted - ((shifted % stride) + stride) % stride) / stride;
     return shifted % stride == 0;
 }
+static long source_step(const plan *p) { return p->adjoint ? 1 : p->shape->stride; }
 
 long ck_convolution_cells(const ck_convolution *s, int adjoint) {
     const plan p = make_plan(s, adjoint);
@@ -60,17 +62,31 @@ long ck_convolution_scratch(const ck_convolution *s, int adjoint, long cells, lo
     return planes * (source_plane(cells) + weight_plane(results)) + p.phases * p.phases * cells * ck_rounded(results, PANEL);
 }
 
-// The channels `channel`... that the cells meet at a tap, into rows of v; returns 0 where no cell meets any.
+// The compiler wants to have seen a function before it makes clones of it.
 static int gather(
+    const plan *p, const float *x, long cell, long cells, long channel, long channels, long fh, long fw, long kh, long kw, float *v);
+static void turn_weights(
+    const plan *p, const float *weights, long result, long results, long channel, long channels, float *u, long plane);
+static void write_results(const float *sums, const float *bias, float *y, int accumulate, long results);
+
+// The channels `channel`... that the cells meet at a tap, into rows of v; returns 0 where no cell meets any.
+CK_CLONES static int gather(
     const plan *p, const float *x, long cell, long cells, long channel, long channels, long fh, long fw, long kh, long kw, float *v) {
-    long h, w;
-    if (!source_of(p, 0, fh, kh, &h) || !source_of(p, 0, fw, kw, &w)) return 0;
+    const long step = source_step(p);
+    long top, left;
+    if (!first_source(p, fh, kh, &top) || !first_source(p, fw, kw, &left)) return 0;
     long a = (cell / p->across) % p->down, b = cell % p->across, image = cell / (p->across * p->down);
     for (long i = 0; i < cells; i++, v += DEPTH) {
-        source_of(p, a, fh, kh, &h);
-        source_of(p, b, fw, kw, &w);
-        if (h < 0 || h >= p->height || w < 0 || w >= p->width) memset(v, 0, sizeof(float) * (size_t)channels);
-        else memcpy(v, x + ((image * p->height + h) * p->width + w) * p->channels + channel, sizeof(float) * (size_t)channels);
+        const long h = top + a * step, w = left + b * step;
+        if (h < 0 || h >= p->height || w < 0 || w >= p->width) {
+            for (long c = 0; c < channels; c++) v[c] = 0.0f;
+        } else {
+            const float *from = x + ((image * p->height + h) * p->width + w) * p->channels + channel;
+            if (channels == DEPTH)
+                for (long c = 0; c < DEPTH; c += CK_LANES) CK_STORE(v + c, CK_LOAD(from + c));
+            else
+                for (long c = 0; c < channels; c++) v[c] = from[c];
+        }
         if (++b == p->across) {
             b = 0;
             if (++a == p->down) a = 0, image++;
@@ -78,11 +94,6 @@ static int gather(
     }
     return 1;
 }
-
-// The compiler wants to have seen a function before it makes clones of it.
-static void turn_weights(
-    const plan *p, const float *weights, long result, long results, long channel, long channels, float *u, long plane);
-static void write_results(const float *sums, const float *bias, float *y, int accumulate, long results);
 
 // Weights of the channels `channel`... and results `result`... into u[tap][panel][DEPTH][PANEL], where the taps are `plane` apart.
 CK_CLONES static void turn_weights(
