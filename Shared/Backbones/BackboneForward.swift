@@ -66,6 +66,9 @@ final class ForwardInputs {
 
     /// A floating-point input, with a gradient if gradients are wanted.
     func variable(_ name: String, _ axes: [Axis]) throws -> Variable {
+        if let entry = file.entries[name], !entry.dtype.isFloatingPoint {
+            throw BackboneError("\(name) is \(entry.dtype.rawValue), not a floating-point type")
+        }
         let variable = Variable(try tensor(name, axes), requiresGradient: requiresGradient)
         variables.append((name, variable))
         return variable

@@ -6,10 +6,15 @@ struct ConfigurationReader {
     let key: String
     let value: StrictJSON
 
-    /// Reads a file of at most a mebibyte; what `parse` throws is given the file's path.
+    /// Reads a regular file of at most a mebibyte (or a link to one, as in the hub's cache); what `parse` throws is given the file's path.
     static func read<Configuration>(_ path: String, _ parse: ([UInt8]) throws -> Configuration) throws -> Configuration {
-        guard let data = FileManager.default.contents(atPath: path) else { throw BackboneError("\(path): there is no such file") }
-        guard data.count <= 1 << 20 else { throw BackboneError("\(path): \(data.count) bytes are too many for a config.json") }
+        let attributes = try? FileManager.default.attributesOfItem(atPath: URL(fileURLWithPath: path).resolvingSymlinksInPath().path)
+        guard let attributes else { throw BackboneError("\(path): there is no such file") }
+        // A pipe would be waited for, and a device has no end.
+        guard attributes[.type] as? FileAttributeType == .typeRegular else { throw BackboneError("\(path) is not a regular file") }
+        let size = attributes[.size] as? Int ?? 0
+        guard size <= 1 << 20 else { throw BackboneError("\(path): \(size) bytes are too many for a configuration") }
+        guard let data = FileManager.default.contents(atPath: path) else { throw BackboneError("\(path) cannot be read") }
         do { return try parse(Array(data)) } catch { throw BackboneError("\(path): \(error)") }
     }
 

@@ -30,7 +30,6 @@ public final class SD3Transformer2DModel: CheckpointedModel {
 
     init(configuration: SD3Configuration, trainable: @escaping (String) -> Bool, source: @escaping ParameterTree.Source) throws {
         self.configuration = configuration
-        positions = SD3PositionTable(configuration, stored: nil)
         let tree = ParameterTree(trainable: trainable, source: source)
         self.tree = tree
         let (dim, channels, patch) = (configuration.innerDim, configuration.inChannels, configuration.patchSize)
@@ -43,6 +42,8 @@ public final class SD3Transformer2DModel: CheckpointedModel {
         contextEmbedder = try tree.linear("context_embedder", configuration.jointAttentionDim, configuration.captionProjectionDim)
         blocks = try (0..<configuration.numLayers).map { try SD3JointBlock(tree, "transformer_blocks.\($0)", configuration, layer: $0) }
         head = try SD3Head(tree, configuration)
+        // Last: by now a checkpoint has confirmed the model's width, and an absurd one was refused.
+        positions = SD3PositionTable(configuration, stored: nil)
     }
 
     /// The velocity that the model predicts.

@@ -101,6 +101,14 @@ struct LatentSize: ExpressibleByArgument {
 /// How arithmetic is done, the same for every command that does some.
 struct NumericOptions: ParsableArguments {
     @Option(help: "Threads; all cores if not given.") var threads: Int?
+    @Option(
+        help: "How large matrix products are computed: float32, or bfloat16x3, which is faster where the CPU has AMX.",
+        transform: { text in
+            guard let precision = Precision(rawValue: text) else {
+                throw ValidationError("\(text): expected \(Precision.allCases.map(\.rawValue).joined(separator: " or "))")
+            }
+            return precision
+        }) var precision = Precision.float32
 
     func validate() throws {
         if let threads, !(1...1024).contains(threads) { throw ValidationError("--threads \(threads): expected 1 to 1024") }
@@ -108,5 +116,8 @@ struct NumericOptions: ParsableArguments {
 
     func apply() {
         if let threads { NumericThreads.count = threads }
+        Precision.current = precision
+        guard precision == .bfloat16x3, !Precision.hasTiles else { return }
+        FileHandle.standardError.write(Data("--precision bfloat16x3: this CPU has no AMX tiles; computing in float32\n".utf8))
     }
 }
