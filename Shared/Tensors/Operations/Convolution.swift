@@ -108,7 +108,7 @@ struct ConvolutionShape {
     }
 
     /// `input` and `matrix` are nil where the gradient that needs them is not wanted.
-    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Variable]) {
+    func backward(_ gradient: Tensor, input: Tensor?, matrix: Tensor?, _ variables: [Node]) {
         if let matrix { variables[0].accumulateInPlace { convolve(gradient, matrix, nil, $0, adjoint: true, adds: $1) } }
         if let input { variables[1].accumulateInPlace { weightGradient(gradient, input, $0, adds: $1) } }
         if variables.count > 2 {
