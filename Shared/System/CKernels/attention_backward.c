@@ -47,7 +47,7 @@ static void copy_rows(const float *x, long stride, long rows, long width, float 
 }
 
 /// What a tile of queries needs, in both layouts.
-CK_INLINE void load_queries(const workspace *w, long start, long queries, long lanes) {
+CK_INLINE void load_queries(const int level, const workspace *w, long start, long queries, long lanes) {
     const ck_attention_gradient *head = w->head;
     const float *q = head->q + start * head->queryStride, *dy = head->dy + start * head->queryStride;
     for (long r = 0; r < lanes;) {
@@ -55,7 +55,7 @@ CK_INLINE void load_queries(const workspace *w, long start, long queries, long l
         for (long v = 0; v < vectors; v++) {
             const long row = r + v * CK_LANES, place = r * w->columns + v * CK_LANES;
             ck_pack_transposed(
-                q + row * head->queryStride, head->queryStride, queries - row, head->width, head->scale * CK_LOG2_E * CK_SCORE_UNIT,
+                q + row * head->queryStride, head->queryStride, queries - row, head->width, head->scale * CK_LOG2_E * ck_score_unit(level),
                 w->queryLanes + place, vectors * CK_LANES);
             ck_pack_transposed(
                 dy + row * head->queryStride, head->queryStride, queries - row, head->width, 1, w->slopeLanes + place, vectors * CK_LANES);
@@ -86,26 +86,20 @@ CK_INLINE void load_logs(const workspace *w) {
 }
 
 /// Scores and dP of one group of queries and a block of keys, then P and dS in their places.
-CK_INLINE void group_scores(const int pieceRows, const int pieceVectors, const int vectors, const workspace *w, long lane, long lanes, long start, long key, long keys) {
+CK_INLINE void group_scores(
+    const int pieceRows, const int pieceVectors, const ck_slopes apply, const int vectors, const workspace *w, long lane, long lanes,
+    long start, long key, long keys) {
     const long stride = vectors * CK_LANES, place = lane * w->columns, columns = w->columns;
     float *scores = w->scores + lane, *slopes = w->scoreSlopes + lane;
     const float *minusLogs = w->logs + start + lane, *minusDeltas = w->deltas + start + lane;
     for (long k = 0; k < keys; k += CK_KEY_ROWS) {
         ck_block(
             pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->keys + (key + k) * columns, columns, 1,
-            w->queryLanes + place, stride, minusLogs, 0, scores + k * lanes, lanes, 0);
+            w->queryLanes + place, stride, 0, minusLogs, 0, scores + k * lanes, lanes, 0);
         ck_block(
             pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->values + (key + k) * columns, columns, 1,
-            w->slopeLanes + place, stride, minusDeltas, 0, slopes + k * lanes, lanes, 0);
-        for (long i = k; i < k + CK_KEY_ROWS; i++)
-#pragma clang loop unroll(full)
-            for (int v = 0; v < vectors; v++) {
-                float *const p = scores + i * lanes + v * CK_LANES, *const d = slopes + i * lanes + v * CK_LANES;
-                vf e;
-                CK_EXP2_UNITS(e, CK_MIN(CK_LOAD(p), CK_SPLAT(120.0f * CK_SCORE_UNIT)));
-                CK_STORE(p, e);
-                CK_STORE(d, e * CK_LOAD(d));
-            }
+            w->slopeLanes + place, stride, 0, minusDeltas, 0, slopes + k * lanes, lanes, 0);
+        apply(scores + k * lanes, slopes + k * lanes, CK_KEY_ROWS, vectors, lanes);
     }
 }
 
@@ -120,7 +114,7 @@ CK_INLINE void add_to_keys(
             const float *plus = fresh ? (const float *)0 : into;
 #define PIECES(count)                                                                                                                        \
     ck_block(                                                                                                                                \
-        pieceRows, pieceVectors, CK_KEY_ROWS, count, lanes, scores + k * lanes, lanes, 1, rows + c, columns, plus, columns, into, columns, 0)
+        pieceRows, pieceVectors, CK_KEY_ROWS, count, lanes, scores + k * lanes, lanes, 1, rows + c, columns, 0, plus, columns, into, columns, 0)
             if (vectors == 3) PIECES(3);
             else if (vectors == 2) PIECES(2);
             else PIECES(1);
@@ -138,11 +132,12 @@ CK_INLINE void add_to_queries(
     for (long c = 0; c < ck_round_up(w->head->width, CK_KEY_ROWS); c += CK_KEY_ROWS) {
         float *into = gradient + c * stride;
         ck_block(
-            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, keys, key + c, 1, w->columns, slopes, lanes, fresh ? (const float *)0 : into, stride, into, stride, 0);
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, keys, key + c, 1, w->columns, slopes, lanes, 0, fresh ? (const float *)0 : into, stride, into, stride, 0);
     }
 }
 
-CK_INLINE void backward(const int pieceRows, const int pieceVectors, const ck_attention_gradient *head, float *scratch) {
+CK_INLINE void backward(
+    const int level, const int pieceRows, const int pieceVectors, const ck_slopes apply, const ck_attention_gradient *head, float *scratch) {
     workspace space, *const w = &space;
     divide(head, scratch, w);
     load_logs(w);
@@ -153,7 +148,7 @@ CK_INLINE void backward(const int pieceRows, const int pieceVectors, const ck_at
         copy_rows(head->v + first * head->keyStride, head->keyStride, stretch, head->width, w->values, stretchRows, columns);
         for (long start = 0; start < head->queries; start += QUERY_TILE) {
             const long queries = at_most(head->queries - start, QUERY_TILE), lanes = ck_round_up(queries, CK_LANES);
-            load_queries(w, start, queries, lanes);
+            load_queries(level, w, start, queries, lanes);
             for (long key = 0; key < stretch; key += KEY_BLOCK) {
                 const long keys = at_most(stretch - key, KEY_BLOCK);
                 for (long r = 0; r < lanes;) {
@@ -162,7 +157,7 @@ CK_INLINE void backward(const int pieceRows, const int pieceVectors, const ck_at
                     const int fresh = first + key == 0;
 #define GROUP(count)                                                                                                                         \
     do {                                                                                                                                     \
-        group_scores(pieceRows, pieceVectors, count, w, r, lanes, start, key, keys);                                                         \
+        group_scores(pieceRows, pieceVectors, apply, count, w, r, lanes, start, key, keys);                                                         \
         if (head->dq)                                                                                                                        \
             add_to_queries(                                                                                                                  \
                 pieceRows, pieceVectors, count, w, gradient, w->scoreSlopes + r, lanes, w->keys + key * columns, keys, fresh);               \
@@ -207,14 +202,13 @@ CK_INLINE void backward(const int pieceRows, const int pieceVectors, const ck_at
 }
 
 #ifdef CK_HAS_LEVELS
-CK_LEVEL_4 static void backward_4(const ck_attention_gradient *head, float *scratch) { backward(8, 3, head, scratch); }
-CK_LEVEL_3 static void backward_3(const ck_attention_gradient *head, float *scratch) { backward(4, 1, head, scratch); }
+CK_LEVEL_4 static void slopes_4(float *scores, float *slopes, long rows, int vectors, long stride) { CK_SLOPES(CK_EXP2_4, CK_EXP2_HIGH(4)) }
+CK_LEVEL_3 static void slopes_3(float *scores, float *slopes, long rows, int vectors, long stride) { CK_SLOPES(CK_EXP2_1, CK_EXP2_HIGH(1)) }
+CK_LEVEL_4 static void backward_4(const ck_attention_gradient *head, float *scratch) { backward(CK_BLOCKS_4, slopes_4, head, scratch); }
+CK_LEVEL_3 static void backward_3(const ck_attention_gradient *head, float *scratch) { backward(CK_BLOCKS_3, slopes_3, head, scratch); }
 #endif
-#if defined(__aarch64__)
-static void backward_1(const ck_attention_gradient *head, float *scratch) { backward(4, 1, head, scratch); }
-#else
-static void backward_1(const ck_attention_gradient *head, float *scratch) { backward(2, 1, head, scratch); }
-#endif
+static void slopes_1(float *scores, float *slopes, long rows, int vectors, long stride) { CK_SLOPES(CK_EXP2_1, CK_EXP2_HIGH(1)) }
+static void backward_1(const ck_attention_gradient *head, float *scratch) { backward(CK_BLOCKS_1, slopes_1, head, scratch); }
 
 void ck_attention_backward(const ck_attention_gradient *head, float *scratch) {
 #ifdef CK_HAS_LEVELS

@@ -4,19 +4,42 @@
 #include "CKernels.h"
 #include "micro.h"
 
-// Scores are kept in units of 2^-23 bits: log2(e) * scale * 2^23 is folded into q when it is packed, so that the integer part of a score
-// is an exponent as a Float32 holds it, once converted to an integer.
-#define CK_SCORE_UNIT 8388608.0f
-#define CK_LOG2_E 1.44269504088896341f
 enum { CK_KEY_ROWS = 8, CK_GROUP = 3 };
+#define CK_LOG2_E 1.44269504088896341f
 
 CK_INLINE long ck_round_up(long n, long step) { return (n + step - 1) / step * step; }
 
-/// 2^(x / CK_SCORE_UNIT), relative error below 3e-7, for x under 127 units; below -126 it stays at 2^-126. The bits under the exponent are
-/// taken as m in [1, 2), 2^(m-1) is a minimax polynomial, and the exponent is added back as an integer.
-#define CK_EXP2_UNITS(into, argument)                                                                                                        \
+/// Scores are kept in bits, log2(e) * scale being folded into q when it is packed. Where no instruction splits a number into its
+/// parts, the unit is 2^-23 bits: converted to an integer, such a score holds its exponent as a Float32 does.
+CK_INLINE float ck_score_unit(const int level) { return level == 4 ? 1.0f : 8388608.0f; }
+
+/// Exponentials of a block of scores in place, rows `stride` apart: 2^score, relative error below 3e-7, for scores below 127 bits; below -100
+/// they stay at 2^-100, so that no product of one is so small that the CPU takes hundreds of cycles for it. sums[v] = their sum over the rows.
+typedef void (*ck_exponentials)(float *scores, long rows, int vectors, long stride, float *sums);
+/// Scores relative to the logs of their sums, and slopes: scores <- p = 2^score, slopes <- p slope.
+typedef void (*ck_slopes)(float *scores, float *slopes, long rows, int vectors, long stride);
+
+// With x = n + f and 0 <= f < 1, 2^f is a minimax polynomial of degree five.
+#define CK_EXP2_LOW(level) (-100 * ck_score_unit(level))
+#define CK_EXP2_HIGH(level) (120 * ck_score_unit(level))
+#if defined(CK_HAS_LEVELS)
+#include <immintrin.h>
+#define CK_EXP2_4(into, x)                                                                                                                   \
     do {                                                                                                                                     \
-        const vi i_ = __builtin_convertvector(CK_MAX((argument), CK_SPLAT(-126.0f * CK_SCORE_UNIT)), vi);                                    \
+        const vf x_ = CK_MAX(x, CK_SPLAT(CK_EXP2_LOW(4)));                                                                                   \
+        const vf f_ = (vf)_mm512_reduce_ps((__m512)x_, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);                                           \
+        vf p_ = f_ * 1.87757670002e-3f + 8.98934002358e-3f;                                                                                  \
+        p_ = p_ * f_ + 5.58263181162e-2f;                                                                                                    \
+        p_ = p_ * f_ + 0.240153617021f;                                                                                                      \
+        p_ = p_ * f_ + 0.693153073203f;                                                                                                      \
+        p_ = p_ * f_ + 0.999999925064f;                                                                                                      \
+        (into) = (vf)_mm512_scalef_ps((__m512)p_, (__m512)x_);                                                                               \
+    } while (0)
+#endif
+#define CK_EXP2_1(into, x)                                                                                                                   \
+    do {                                                                                                                                     \
+        /* m = 1 + f by its bits; the polynomial is that of 2^(m - 1) */                                                                     \
+        const vi i_ = __builtin_convertvector(CK_MAX(x, CK_SPLAT(CK_EXP2_LOW(1))), vi);                                                      \
         const vf m_ = (vf)((i_ & 0x7fffff) | 0x3f800000);                                                                                    \
         vf p_ = m_ * 1.87757670002e-3f - 3.98543476518e-4f;                                                                                  \
         p_ = p_ * m_ + 3.86447250221e-2f;                                                                                                    \
@@ -26,20 +49,28 @@ CK_INLINE long ck_round_up(long n, long step) { return (n + step - 1) / step * s
         (into) = (vf)((vi)p_ + (i_ & ~0x7fffff));                                                                                            \
     } while (0)
 
-/// A block of up to 8 rows x 48 lanes in pieces that fit the registers.
-CK_INLINE void ck_block(
-    const int pieceRows, const int pieceVectors, const int rows, const int vectors, long depth, const float *a, long rowStep,
-    long depthStep, const float *b, long stride, const float *plus, long plusStep, float *c, long cStep, float *top) {
-    const int height = pieceRows < rows ? pieceRows : rows, breadth = pieceVectors < vectors ? pieceVectors : vectors;
-#pragma clang loop unroll(full)
-    for (int v = 0; v < vectors; v += breadth)
-#pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r += height)
-            ck_micro(
-                height, breadth, depth, a + r * rowStep, rowStep, depthStep, b + v * CK_LANES, stride,
-                plus ? plus + r * plusStep + v * CK_LANES : (const float *)0, plusStep, c + r * cStep + v * CK_LANES, cStep,
-                top ? top + v * CK_LANES : (float *)0);
-}
+/// The body of a ck_exponentials (a macro, because a function of its own level cannot be inlined into one without).
+#define CK_EXPONENTIALS(EXP2)                                                                                                                \
+    for (int v = 0; v < vectors; v++) {                                                                                                      \
+        vf sum = CK_SPLAT(0.0f);                                                                                                             \
+        float *p = scores + v * CK_LANES;                                                                                                    \
+        _Pragma("clang loop unroll_count(4)") for (long k = 0; k < rows; k++, p += stride) {                                                 \
+            vf e;                                                                                                                            \
+            EXP2(e, CK_LOAD(p));                                                                                                             \
+            sum += e;                                                                                                                        \
+            CK_STORE(p, e);                                                                                                                  \
+        }                                                                                                                                    \
+        CK_STORE(sums + v * CK_LANES, sum);                                                                                                  \
+    }
+#define CK_SLOPES(EXP2, HIGH)                                                                                                                \
+    for (long k = 0; k < rows; k++)                                                                                                          \
+        for (int v = 0; v < vectors; v++) {                                                                                                  \
+            float *const p = scores + k * stride + v * CK_LANES, *const d = slopes + k * stride + v * CK_LANES;                              \
+            vf e;                                                                                                                            \
+            EXP2(e, CK_MIN(CK_LOAD(p), CK_SPLAT(HIGH)));                                                                                     \
+            CK_STORE(p, e);                                                                                                                  \
+            CK_STORE(d, e *CK_LOAD(d));                                                                                                      \
+        }
 
 /// How many of `left` registers of queries the next group takes: three, but two and two at the end rather than three and one.
 CK_INLINE long ck_group(long left) { return left == 4 || left == 2 ? 2 : left >= CK_GROUP ? CK_GROUP : 1; }

@@ -22,14 +22,16 @@ CK_INLINE int ck_vector_level(void) { return 1; }
 typedef float ck_lanes __attribute__((ext_vector_type(16), aligned(4), may_alias));
 #define CK_GREATER(a, b) ((vf)(((ck_lanes)(a) > (ck_lanes)(b)) ? (ck_lanes)(a) : (ck_lanes)(b)))
 
-/// C[r, v] = plus[r, v] + sum over k < depth of A[r * rowStep + k * depthStep] * B[k * stride + v]   for r < rows, v < 16 * vectors.
+/// C[r, v] = plus[r, v] + factors[r] * sum over k < depth of A[r * rowStep + k * depthStep] * B[k * stride + v]
+/// for r < rows, v < 16 * vectors.
 ///
 /// `rows` (at most 8) and `vectors` (at most 4) must be constants where this is inlined, with rows * vectors + vectors + 1 registers of sixteen
-/// floats to hold them: 8 x 3 or 6 x 4 on AVX-512, 4 x 1 on AVX2. `plus` may be null (zero), C itself (to add to it), or one row for all
-/// (plusStep 0); it is added last, so that a sum over several calls has the rounding errors of short sums. Where `top` is not null, top[v] = max(top[v], C[r, v] over r).
+/// floats to hold them: 8 x 3 or 6 x 4 on AVX-512, 4 x 1 on AVX2. `factors` may be null (one). `plus` may be null (zero), C itself (to add to
+/// it), or one row for all (plusStep 0); it is added last, so that a sum over several calls has the rounding errors of short sums. Where `top`
+/// is not null, top[v] = max(top[v], C[r, v] over r).
 CK_INLINE void ck_micro(
     const int rows, const int vectors, long depth, const float *a, long rowStep, long depthStep, const float *b, long stride,
-    const float *plus, long plusStep, float *c, long cStep, float *top) {
+    const float *factors, const float *plus, long plusStep, float *c, long cStep, float *top) {
     vf sum[8][4];
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++)
@@ -51,8 +53,10 @@ CK_INLINE void ck_micro(
 #pragma clang loop unroll(full)
     for (int v = 0; v < vectors; v++) {
 #pragma clang loop unroll(full)
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
+            if (factors) sum[r][v] *= CK_SPLAT(factors[r]);
             if (plus) sum[r][v] += CK_LOAD(plus + r * plusStep + v * CK_LANES);
+        }
         if (top) {
             vf most = CK_LOAD(top + v * CK_LANES);
 #pragma clang loop unroll(full)
@@ -63,3 +67,28 @@ CK_INLINE void ck_micro(
         for (int r = 0; r < rows; r++) CK_STORE(c + r * cStep + v * CK_LANES, sum[r][v]);
     }
 }
+
+/// The same for a block that need not fit the registers: in pieces of pieceRows x pieceVectors, which have to.
+CK_INLINE void ck_block(
+    const int pieceRows, const int pieceVectors, const int rows, const int vectors, long depth, const float *a, long rowStep,
+    long depthStep, const float *b, long stride, const float *factors, const float *plus, long plusStep, float *c, long cStep,
+    float *top) {
+    const int height = pieceRows < rows ? pieceRows : rows, breadth = pieceVectors < vectors ? pieceVectors : vectors;
+#pragma clang loop unroll(full)
+    for (int v = 0; v < vectors; v += breadth)
+#pragma clang loop unroll(full)
+        for (int r = 0; r < rows; r += height)
+            ck_micro(
+                height, breadth, depth, a + r * rowStep, rowStep, depthStep, b + v * CK_LANES, stride,
+                factors ? factors + r : (const float *)0, plus ? plus + r * plusStep + v * CK_LANES : (const float *)0, plusStep,
+                c + r * cStep + v * CK_LANES, cStep, top ? top + v * CK_LANES : (float *)0);
+}
+
+/// What a kernel is instantiated with: the level of the CPU, and the block of results that its registers hold.
+#define CK_BLOCKS_4 4, 8, 3
+#define CK_BLOCKS_3 3, 4, 1
+#if defined(__aarch64__)
+#define CK_BLOCKS_1 1, 4, 1
+#else
+#define CK_BLOCKS_1 1, 2, 1
+#endif

@@ -14,7 +14,7 @@ typedef struct {
     const float *q, *k, *v;
     /// [queries, width]; rows as far apart as those of q.
     float *y;
-    /// log2 of the sum of exponentials of each query, in units of 2^-23 (null if no backward pass follows).
+    /// log2 of the sum of exponentials of each query, in the unit of the kernel that is used here (null if no backward pass follows).
     float *logs;
     long queries, keys, width;
     /// keyStride and valueStride must leave (width rounded up to 8) readable values in every row of v.
