@@ -7,6 +7,7 @@ import Tensors
 
 let usage = """
     usage: BackboneBench serve --model FOLDER --pass PASS --grid FxHxW|HxW [--batch N] [--text N] [--threads N]
+             [--precision float32|bfloat16x3]
            (then, from stdin: run | sgemm | memory | threads N; anything else ends it)
            BackboneBench make wan BLOCKS FOLDER | make wan192 FOLDER | make sd15 FOLDER
            BackboneBench profile FOLDER FRAMES HEIGHT WIDTH BATCH TEXT forward|backward
@@ -14,8 +15,10 @@ let usage = """
 
 func serve(_ options: Options) throws {
     NumericThreads.count = options.threads
+    Precision.current = options.precision
     let work = try openWork(options)
-    let products = Sgemm(sizes: work.sgemm)
+    // Made when asked for: its matrices are no part of the work's memory.
+    lazy var products = Sgemm(sizes: work.sgemm)
     answer("{\"ready\": true, \"machine\": \"\(machine.replacingOccurrences(of: "\"", with: "'"))\"}")
     while let line = readLine() {
         let words = line.split(separator: " ")
