@@ -12,10 +12,10 @@ def turn(side, repeats, clock):
     return statistics.median(a[clock] for a in answers), answers[-1]
 
 
-def run_row(row, sides, clock, rounds, wants_compile):
+def run_row(row, sides, clock, rounds, wants_compile, has_tiles):
     """A dictionary of what was measured; a peer that fails is named under `why`."""
     path = sides.model(row.model, row.make)
-    names = ["ours"]
+    names = ["ours"] + (["tiles"] if row.tiles and has_tiles else [])
     if sides.versions:
         names += ["eager"] + (["compile"] if row.compile and wants_compile else [])
     running = {name: sides.start(name, row.options(path), row.threads) for name in names}
@@ -50,10 +50,12 @@ def run_row(row, sides, clock, rounds, wants_compile):
                     result["flops"] = answer["flops"]
                     repeats = repeats if index else min(8, max(1, math.ceil(0.15 / seconds)))
                 time.sleep(0.02)
-            # Before, between and after the works: the best is what the machine can do.
-            result["sgemm"].append(running["ours"].ask("sgemm")[clock])
-        for name, side in running.items():
-            result["memory"][name] = side.ask("memory")["bytes"]
+            if index == 1:
+                # Every side has done its work twice, and ours has not yet made matrices to compare itself with.
+                result["memory"] = {name: side.ask("memory")["bytes"] for name, side in running.items()}
+            if index:
+                # Among the works, so that the machine is the same; the best is what it can do.
+                result["sgemm"].append(running["ours"].ask("sgemm")[clock])
     finally:
         for side in running.values():
             side.close()
@@ -70,6 +72,9 @@ def summarise(result):
         for name, times in result["times"].items()
         if name != "ours" and len(times) == len(ours)
     }
+    tiles, eager = result["times"].get("tiles"), result["times"].get("eager")
+    if tiles and eager:
+        result["ratio"]["eager over tiles"] = statistics.median(b / a for a, b in zip(tiles, eager))
     result["gflops"] = result["flops"] / result["seconds"]["ours"] * 1e-9
     result["best_sgemm"] = max(result["sgemm"])
     result["of_sgemm"] = result["gflops"] / result["best_sgemm"]

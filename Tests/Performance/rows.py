@@ -20,6 +20,8 @@ class Row:
     text: int = 512
     rounds: int = 3
     compile: bool = False
+    # Ours in bfloat16x3 beside it, on a machine with matrix tiles.
+    tiles: bool = False
     # Least ratios over PyTorch eager where MKL holds back (AMD) and where it does not (Intel); least ratio over torch.compile.
     eager_bar: tuple = None
     compile_bar: float = None
@@ -46,10 +48,10 @@ def rows(cores, quick):
         for pass_, name, bar in passes:
             found.append(Row(
                 f"Wan 1536, {tokens} tokens, {name}", "wan", f"wan{blocks}", ("wan", str(blocks)), pass_, grid, cores,
-                rounds=3 if blocks == 2 else 2, compile=blocks == 2 or pass_ == "forward", eager_bar=bar, sgemm_bar=0.9))
+                rounds=3 if blocks == 2 else 2, compile=blocks == 2 or pass_ == "forward", tiles=True, eager_bar=bar, sgemm_bar=0.9))
     for pass_, name in [("forward", "full"), ("half", "down + mid")]:
         found.append(Row(
-            f"SD 1.5 U-Net, 64 x 64, {name}", "unet", "sd15", ("sd15",), pass_, "64x64", cores, text=77, eager_bar=(1.5, 1.1)))
+            f"SD 1.5 U-Net, 64 x 64, {name}", "unet", "sd15", ("sd15",), pass_, "64x64", cores, text=77, tiles=True, eager_bar=(1.5, 1.1)))
     for width, model, make in [(128, DEMO, ()), (192, "wan192", ("wan192",))]:
         for batch in (8, 64):
             for pass_, name in [("forward", "forward"), ("training", "training step")]:

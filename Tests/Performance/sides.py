@@ -100,11 +100,10 @@ class Sides:
             self.why = str(error)
 
     def start(self, who, options, threads):
-        """`who` is ours, eager or compile. The process answers when it is ready: ask with `answer()`."""
-        command = [self.binary] if who == "ours" else list(self.peer)
+        """`who` is ours, tiles (ours in bfloat16x3), eager or compile. The process answers when it is ready: ask with `answer()`."""
+        command = [self.binary] if who in ("ours", "tiles") else list(self.peer)
         command += ["serve", *options, "--threads", threads]
-        if who == "compile":
-            command += ["--compile", "yes"]
+        command += {"compile": ["--compile", "yes"], "tiles": ["--precision", "bfloat16x3"]}.get(who, [])
         return Side(command, threads, self.folder)
 
     def model(self, name, make):

@@ -12,6 +12,8 @@ struct Options: Sendable {
     var batch = 1
     var text = 512
     var threads = 1
+    /// How large products are computed; the peer is asked for Float32 alone.
+    var precision = Precision.float32
 
     init(_ arguments: [String]) throws {
         guard arguments.count % 2 == 0 else { throw Usage("an option without a value") }
@@ -28,6 +30,9 @@ struct Options: Sendable {
             case "--batch": batch = try number()
             case "--text": text = try number()
             case "--threads": threads = try number()
+            case "--precision":
+                guard let named = Precision(rawValue: value) else { throw Usage("--precision \(value)") }
+                precision = named
             default: throw Usage("unknown option \(arguments[i])")
             }
         }
