@@ -16,48 +16,47 @@ let fuzzing = Context.environment["FORETASTE_FUZZ"] != nil
 let fuzzed = settings + (fuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address", "-parse-as-library"])] : [])
 
 // The pool of CKernels hides from a sanitizer where a tensor ends and when it is gone.
-let sanitizing = Context.environment["FORETASTE_SANITIZE"] != nil
+let sanitizer = Context.environment["FORETASTE_SANITIZE"]
+
+let numerics: [Target] = [
+    .systemLibrary(name: "COpenBLAS", path: "Shared/System/COpenBLAS", pkgConfig: "openblas"),
+    .target(name: "PlainMemory", path: "PlainMemory"),
+    .target(
+        name: "CKernels", dependencies: sanitizer == nil ? [] : ["PlainMemory"], path: "Shared/System/CKernels",
+        exclude: sanitizer == nil ? [] : ["memory.c"], cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
+    .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: settings),
+    .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: fuzzed),
+    .target(
+        name: "SafetensorsChecks", dependencies: ["Safetensors", "Tensors"], path: "Support/SafetensorsChecks", swiftSettings: fuzzed),
+]
+let fuzzer: [Target] = [
+    .executableTarget(
+        name: "SafetensorsFuzz", dependencies: ["SafetensorsChecks", "Safetensors"], path: "SafetensorsFuzz", swiftSettings: fuzzed,
+        linkerSettings: [.unsafeFlags(["-sanitize=fuzzer,address"])])
+]
+let threaded: [Target] = [
+    .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Suites/Tensors", swiftSettings: settings)
+]
+let others: [Target] = [
+    .target(name: "CAllocationCounter", path: "Support/CAllocationCounter"),
+    .executableTarget(
+        name: "SafetensorsMutator", dependencies: ["CAllocationCounter", "SafetensorsChecks", "Safetensors"],
+        path: "Support/SafetensorsMutator", swiftSettings: settings),
+    .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: settings),
+    .target(name: "Diffusion", dependencies: ["Tensors", "Safetensors"], path: "Shared/Diffusion", swiftSettings: settings),
+    .testTarget(
+        name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors", "SafetensorsChecks", "SafetensorsMutator"],
+        path: "Suites/Safetensors", swiftSettings: settings),
+    .testTarget(
+        name: "BackbonesTests", dependencies: ["Tensors", "Safetensors", "Backbones"], path: "Suites/Backbones", exclude: ["Fixtures"],
+        swiftSettings: settings),
+    .testTarget(
+        name: "DiffusionTests", dependencies: ["Diffusion", "Tensors", "Safetensors"], path: "Suites/Diffusion",
+        resources: [.copy("Fixtures")], swiftSettings: settings),
+]
 
 let package = Package(
     name: "foretaste-numerics",
     platforms: [.macOS(.v15)],
-    targets: [
-        .systemLibrary(name: "COpenBLAS", path: "Shared/System/COpenBLAS", pkgConfig: "openblas"),
-        .target(
-            name: "CKernels", dependencies: sanitizing ? ["PlainMemory"] : [], path: "Shared/System/CKernels",
-            exclude: sanitizing ? ["memory.c"] : [], cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
-        .target(name: "PlainMemory", path: "PlainMemory"),
-        .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: settings),
-        .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: fuzzed),
-    ]
-        + (fuzzing
-            ? [
-                .target(
-                    name: "SafetensorsChecks", dependencies: ["Safetensors", "Tensors"], path: "Support/SafetensorsChecks",
-                    swiftSettings: fuzzed),
-                .executableTarget(
-                    name: "SafetensorsFuzz", dependencies: ["SafetensorsChecks", "Safetensors"], path: "SafetensorsFuzz",
-                    swiftSettings: fuzzed, linkerSettings: [.unsafeFlags(["-sanitize=fuzzer,address"])]),
-            ]
-            : [
-                .target(
-                    name: "SafetensorsChecks", dependencies: ["Safetensors", "Tensors"], path: "Support/SafetensorsChecks",
-                    swiftSettings: settings),
-                .target(name: "CAllocationCounter", path: "Support/CAllocationCounter"),
-                .executableTarget(
-                    name: "SafetensorsMutator", dependencies: ["CAllocationCounter", "SafetensorsChecks", "Safetensors"],
-                    path: "Support/SafetensorsMutator", swiftSettings: settings),
-                .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: settings),
-                .target(name: "Diffusion", dependencies: ["Tensors", "Safetensors"], path: "Shared/Diffusion", swiftSettings: settings),
-                .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Suites/Tensors", swiftSettings: settings),
-                .testTarget(
-                    name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors", "SafetensorsChecks"], path: "Suites/Safetensors",
-                    swiftSettings: settings),
-                .testTarget(
-                    name: "BackbonesTests", dependencies: ["Tensors", "Safetensors", "Backbones"], path: "Suites/Backbones",
-                    exclude: ["Fixtures"], swiftSettings: settings),
-                .testTarget(
-                    name: "DiffusionTests", dependencies: ["Diffusion", "Tensors", "Safetensors"], path: "Suites/Diffusion",
-                    resources: [.copy("Fixtures")], swiftSettings: settings),
-            ])
+    targets: numerics + (fuzzing ? fuzzer : sanitizer == "thread" ? threaded : threaded + others)
 )

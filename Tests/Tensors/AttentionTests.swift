@@ -78,7 +78,7 @@ import Testing
     /// Logits of ±10⁴, where the largest moves from tile to tile: the references of later tiles take over what was summed before.
     @Test func largeScoresDoNotOverflow() {
         let t = normals([1, 300, 16], [1, 600, 16], [1, 600, 16], [1, 300, 16])
-        let key = t[1] * Tensor(shape: [600, 16]) { for i in $0.indices { $0[i] = 1 + Float(i / 16) } }
+        let key = t[1] * Tensor(shape: [1, 600, 16]) { for i in $0.indices { $0[i] = 1 + Float(i / 16) } }
         let (q, k, v) = (Variable(t[0] * 16), Variable(key, requiresGradient: true), Variable(t[2], requiresGradient: true))
         let query = Variable(q.tensor, requiresGradient: true)
         let result = attention(query, k, v, heads: 1)
