@@ -164,20 +164,28 @@ void ck_convolve_part(
         }
 }
 
-void ck_patches(const ck_convolution *s, const float *x, long channel, long channels, long pixel, long pixels, float *columns) {
-    const long taps = s->kernelHeight * s->kernelWidth;
-    for (long p = 0; p < pixels; p++, columns += channels * taps) {
-        const long oh = (pixel + p) / s->outWidth, ow = (pixel + p) % s->outWidth;
-        for (long kh = 0; kh < s->kernelHeight; kh++)
-            for (long kw = 0; kw < s->kernelWidth; kw++) {
-                const long h = oh * s->stride + kh - s->padding, w = ow * s->stride + kw - s->padding;
-                float *into = columns + kh * s->kernelWidth + kw;
-                if (h < 0 || h >= s->height || w < 0 || w >= s->width) {
-                    for (long c = 0; c < channels; c++) into[c * taps] = 0.0f;
-                } else {
-                    const float *from = x + (h * s->width + w) * s->inputs + channel;
-                    for (long c = 0; c < channels; c++) into[c * taps] = from[c];
-                }
+CK_CLONES void ck_patches(const ck_convolution *s, const float *x, long channel, long channels, long pixel, long pixels, float *columns) {
+    for (long p = 0; p < pixels; p++) {
+        const long top = (pixel + p) / s->outWidth * s->stride - s->padding, left = (pixel + p) % s->outWidth * s->stride - s->padding;
+        for (long h = top; h < top + s->kernelHeight; h++)
+            for (long w = left; w < left + s->kernelWidth; w++, columns += channels) {
+                const int inside = h >= 0 && h < s->height && w >= 0 && w < s->width;
+                const float *from = x + (h * s->width + w) * s->inputs + channel;
+                long c = 0;
+                if (inside)
+                    for (; c + CK_LANES <= channels; c += CK_LANES) CK_STORE(columns + c, CK_LOAD(from + c));
+                else
+                    for (; c + CK_LANES <= channels; c += CK_LANES) CK_STORE(columns + c, CK_SPLAT(0.0f));
+                for (; c < channels; c++) columns[c] = inside ? from[c] : 0.0f;
             }
     }
+}
+
+CK_CLONES void ck_add_taps(const float *sums, long rows, long taps, long channels, float *weights, long stride, int accumulate) {
+    for (long r = 0; r < rows; r++, sums += taps * channels, weights += stride)
+        for (long c = 0; c < channels; c++)
+            for (long t = 0; t < taps; t++) {
+                const float v = sums[t * channels + c];
+                weights[c * taps + t] = accumulate ? weights[c * taps + t] + v : v;
+            }
 }

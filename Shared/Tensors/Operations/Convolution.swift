@@ -117,29 +117,31 @@ struct ConvolutionShape {
         withExtendedLifetime(gradient) {}
     }
 
-    // Patches of an image: a block of at most this many floats exists at a time (in a thread).
-    private static let patchBlock = 1 << 19
+    /// A part is a range of input channels, whose weights no other part writes; blocks of at most this many floats of patches are made for it.
+    private static let patchBlock = 1 << 17
 
-    /// A part is a range of input channels, whose weights no other part writes; patches are made for it alone.
     private func weightGradient(_ gradient: Tensor, _ input: Tensor, _ target: UnsafeMutablePointer<Float>, adds: Bool) {
-        let work = batch * pixels * outputs * taps
-        let channelsPerPart = min(max(8, 10_000_000 / max(work, 1)), 128)
+        let channelsPerPart = max(4, min(inputs, 288 / taps))
         let pixelsPerBlock = max(32, min(pixels, Self.patchBlock / (channelsPerPart * taps)))
         forEachIndex((inputs + channelsPerPart - 1) / channelsPerPart) { part in
             let channel = part * channelsPerPart
             let channels = min(channelsPerPart, inputs - channel)
             let row = channels * taps
-            let patches = Tensor(uninitialized: [pixelsPerBlock, row])
+            let scratch = Tensor(uninitialized: [pixelsPerBlock + outputs, row])
+            let (patches, sums) = (scratch.mutablePointer, scratch.mutablePointer + pixelsPerBlock * row)
             var shape = sizes
+            ck_fill(sums, 0, outputs * row)
             for b in 0..<batch {
                 for pixel in Swift.stride(from: 0, to: pixels, by: pixelsPerBlock) {
                     let count = min(pixelsPerBlock, pixels - pixel)
-                    ck_patches(&shape, input.pointer + b * height * width * inputs, channel, channels, pixel, count, patches.mutablePointer)
+                    ck_patches(&shape, input.pointer + b * height * width * inputs, channel, channels, pixel, count, patches)
                     BLAS.multiply(
                         transposeA: true, m: outputs, n: row, k: count, gradient.pointer + (b * pixels + pixel) * outputs, lda: outputs,
-                        patches.pointer, ldb: row, beta: adds || b > 0 || pixel > 0 ? 1 : 0, target + channel * taps, ldc: inputs * taps)
+                        patches, ldb: row, beta: 1, sums, ldc: row)
                 }
             }
+            ck_add_taps(sums, outputs, taps, channels, target + channel * taps, inputs * taps, adds ? 1 : 0)
+            withExtendedLifetime(scratch) {}
         }
         withExtendedLifetime((gradient, input)) {}
     }

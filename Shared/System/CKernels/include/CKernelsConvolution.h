@@ -19,9 +19,10 @@ long ck_convolution_scratch(const ck_convolution *shape, int adjoint, long cells
 void ck_convolve_part(
     const ck_convolution *shape, int adjoint, const float *x, const float *weights, const float *bias, float *y, int accumulate, long cell,
     long cells, long result, long results, float *scratch);
-/// columns[p, (c, kh, kw)] = the input that the tap (kh, kw) of output pixel `pixel + p` of an image meets in channel `channel + c`, zero
-/// outside the image: the order of a row of weights.
+/// columns[p, (tap, c)] = the input that a tap of output pixel `pixel + p` of an image meets in channel `channel + c`, zero outside the image.
 void ck_patches(const ck_convolution *shape, const float *x, long channel, long channels, long pixel, long pixels, float *columns);
+/// weights[r * stride + (c, tap)] (+)= sums[r, (tap, c)]
+void ck_add_taps(const float *sums, long rows, long taps, long channels, float *weights, long stride, int accumulate);
 
 // ---- winograd.c: kernels of three by three with stride one, four by four outputs at a time
 /// Such a convolution, or its input gradient (whose inputs are the outputs of the convolution).
