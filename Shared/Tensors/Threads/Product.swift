@@ -32,6 +32,8 @@ struct Product {
         _ a: Matrix, _ b: Matrix, into c: UnsafeMutablePointer<Float>, stride: Int, adds: Bool = false, epilogue: Epilogue = Epilogue()
     ) {
         guard rows > 0, columns > 0 else { return }
+        let split = SplitProduct(rows: rows, columns: columns, depth: depth)
+        if split.isWorthwhile, split.spread(a, b, into: c, stride: stride, adds: adds, epilogue: epilogue) { return }
         let part = rowsInPart
         let parts = (rows + part - 1) / part
         guard ck_packs() != 0, rows > 1, depth > 0 else {
