@@ -23,7 +23,10 @@ let numerics: [Target] = [
     .target(name: "PlainMemory", path: "PlainMemory"),
     .target(
         name: "CKernels", dependencies: sanitizer == nil ? [] : ["PlainMemory"], path: "Shared/System/CKernels",
-        exclude: sanitizer == nil ? [] : ["memory.c"], cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
+        exclude: sanitizer == nil ? [] : ["memory.c"],
+        // The loader chooses among several versions of a kernel before the thread sanitizer has started.
+        cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]
+            + (sanitizer == "thread" ? [.define("CK_ONE_VERSION")] : [])),
     .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: settings),
     .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: fuzzed),
     .target(
