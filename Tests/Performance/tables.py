@@ -13,6 +13,17 @@ def times(ratio):
     return "—" if ratio is None else f"{ratio:.2f}×"
 
 
+def replace(page, what, text):
+    """Puts `text` between the page's marks for `what`."""
+    old = page.read_text()
+    start, end = f"<!-- bench {what} -->\n", "<!-- end -->"
+    head, found, rest = old.partition(start)
+    body, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{page} has no place for the table: {start.strip()} … {end}")
+    page.write_text(head + start + "\n" + text + "\n\n" + end + tail)
+
+
 def works(results):
     """Ours beside PyTorch's, a line a row."""
     lines = []
