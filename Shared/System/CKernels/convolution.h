@@ -4,8 +4,8 @@
 #include "vector.h"
 
 enum {
-    PANEL = 64,  // outputs of a panel of weights, in which the outputs of one input stand together
-    DEPTH = 48,  // inputs of a block: its panel (12 KiB) stays in the first cache
+    PANEL = 64,                    // outputs of a panel of weights, in which the outputs of one input stand together
+    DEPTH = CK_CONVOLUTION_DEPTH,  // inputs of a block: its panel (12 KiB) stays in the first cache
 };
 
 static inline long ck_rounded(long n, long to) { return (n + to - 1) / to * to; }

@@ -89,7 +89,7 @@ struct ConvolutionShape {
             let cells = ck_convolution_cells(sizes, adjointFlag)
             let results = adjoint ? inputs : outputs
             // What a part gathers, and its sums, fit the second cache. Few channels (an image's, a latent's) are gathered for many results.
-            let few = (adjoint ? outputs : inputs) * taps <= 48
+            let few = (adjoint ? outputs : inputs) * taps <= Int(CK_CONVOLUTION_DEPTH)
             let cellsPerPart = max(16, min(few ? 128 : 256, 2304 / taps, adjoint ? 1024 / (stride * stride) : 1024))
             let resultsPerPart = few ? 512 : 128
             let cellParts = (cells + cellsPerPart - 1) / cellsPerPart

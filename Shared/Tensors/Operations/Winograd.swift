@@ -5,12 +5,15 @@ import CKernels
 struct WinogradPlan {
     private var shape: ck_winograd
 
-    /// Nil where the algorithm does not apply, or where so few channels make it slower than a product with patches.
+    /// Nil where the algorithm does not apply, or where it would not pay.
     init?(_ convolution: ConvolutionShape, adjoint: Bool) {
         guard convolution.kernelHeight == 3, convolution.kernelWidth == 3, convolution.stride == 1, convolution.padding <= 2 else {
             return nil
         }
         guard convolution.inputs >= 16, convolution.outputs >= 16 else { return nil }
+        // Maps of one or two pixels on a side would take as many products as without it.
+        let (height, width) = adjoint ? (convolution.height, convolution.width) : (convolution.outHeight, convolution.outWidth)
+        guard height * width > 4 * ((height + 3) / 4) * ((width + 3) / 4) else { return nil }
         let (taps, row) = (9, convolution.inputs * 9)
         shape =
             adjoint

@@ -10,6 +10,8 @@ extern "C" {
 typedef struct {
     long batch, height, width, inputs, outputs, kernelHeight, kernelWidth, stride, padding, outHeight, outWidth;
 } ck_convolution;
+/// Channels of the source that are multiplied together. Where all taps of a pixel have fewer, they make one row.
+enum { CK_CONVOLUTION_DEPTH = 48 };
 /// Pixels of the results of `ck_convolve_part` that are computed together, a block of `stride` squared where it is the adjoint.
 long ck_convolution_cells(const ck_convolution *shape, int adjoint);
 /// Floats of scratch that `ck_convolve_part` needs for so many cells and results.
