@@ -234,4 +234,43 @@ import Testing
             checkGradients(normals([1, 5, 6], [1, 4, 6], [1, 4, 6])) { attention($0[0], $0[1], $0[2], heads: 2) }
         }
     }
+
+    /// Ragged ends, several tiles of queries and keys, keys hidden behind lengths; scores so large that references move.
+    @Test func attentionOnTilesEqualsTheNaiveOne() async {
+        await #expect(processExitsWith: .success) {
+            Precision.current = .bfloat16x3
+            Precision.takesSmall = true
+            for (b, n, m, h, d) in [
+                (1, 1, 1, 1, 8), (2, 3, 5, 2, 4), (2, 96, 96, 4, 32), (1, 300, 600, 2, 16), (1, 33, 257, 1, 72), (1, 260, 129, 2, 64),
+            ] {
+                for size: Float in [1, 12] {
+                    let t = normals([b, n, h * d], [b, m, h * d], [b, m, h * d])
+                    let q = t[0] * size
+                    for lengths in [nil, (0..<b).map { max(1, m - 40 * ($0 + 1)) }] {
+                        let shape = AttentionShape(Variable(q), Variable(t[1]), Variable(t[2]), heads: h, scale: nil, keyLengths: lengths)
+                        let logs = Tensor(zeros: [b, h, n])
+                        let result = shape.forwardOnTiles(q, t[1], t[2], logs)
+                        #expect((result == nil) == !Precision.hasTiles)
+                        guard let result else { continue }
+                        let expected = AttentionTests().naive(q, t[1], t[2], heads: h, lengths: lengths)
+                        // Scores of hundreds are right to 5e-6 of that, which exponentials turn into 1e-3.
+                        #expect(result.relativeError(to: expected) < (size > 1 ? 2e-3 : 2e-5), "\((b, n, m, h, d)) times \(size)")
+                        let exact = Tensor(zeros: [b, h, n])
+                        Precision.current = .float32
+                        _ = shape.forward(q, t[1], t[2], exact)
+                        Precision.current = .bfloat16x3
+                        #expect(logs.relativeError(to: exact) < 1e-5)
+                    }
+                }
+            }
+            let t = normals([1, 40, 16], [1, 50, 16], [1, 50, 16])
+            for spoiled in 0..<3 {
+                var inputs = t
+                inputs[spoiled].withUnsafeMutableBufferPointer { $0[37] = .infinity }
+                let shape = AttentionShape(
+                    Variable(inputs[0]), Variable(inputs[1]), Variable(inputs[2]), heads: 2, scale: nil, keyLengths: nil)
+                #expect(shape.forwardOnTiles(inputs[0], inputs[1], inputs[2], nil) == nil)
+            }
+        }
+    }
 }

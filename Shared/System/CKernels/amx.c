@@ -5,27 +5,18 @@
 // Both operands are packed into panels of 32 rows (or columns). A panel is a run of 4 KiB steps of 32 values of k, each of them four tiles: the
 // upper and the lower sixteen rows of the first halves, then of the second halves.
 #define _GNU_SOURCE
-#include "CKernels.h"
+#include "amx.h"
 
-// A block of the left operand, packed at a time: ROWS x DEPTH (768 KiB); STEPS of a panel are multiplied while their sums stand in the tiles.
-#ifndef CK_AMX_ROWS
-#define CK_AMX_ROWS 256
-#define CK_AMX_DEPTH 768
-#define CK_AMX_STEPS 24
-#endif
-enum { SIDE = 32, STEP = 32, TILE = 1024, BLOCK = 4 * TILE, ROWS = CK_AMX_ROWS, DEPTH = CK_AMX_DEPTH, STEPS = CK_AMX_STEPS };
+// A block of the left operand, packed at a time, is at most ROWS x DEPTH: 832 KiB, less than half of the second cache.
+enum { ROWS = 256, DEPTH = 832 };
 
 size_t ck_amx_packed_bytes(long k, long n) { return (size_t)((n + SIDE - 1) / SIDE) * (size_t)((k + STEP - 1) / STEP) * BLOCK; }
 
-#if defined(__x86_64__) && defined(__linux__) && !defined(CK_ONE_VERSION)
+#ifdef CK_HAS_AMX
 #include <cpuid.h>
-#include <immintrin.h>
-#include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), min_vector_width(512)))
-#define AMX_INLINE AMX static inline __attribute__((always_inline))
 
 static int find_amx(void) {
     unsigned a, b, c, d;
@@ -53,27 +44,6 @@ int ck_amx(void) {
 }
 
 // ---- packing
-
-// The greatest magnitude of the first halves met so far, as bits: from 0x7f80 on it is no finite number.
-typedef struct {
-    __m512i most;
-} watch;
-
-AMX_INLINE int refused(const watch *w) {
-    return _mm512_cmpge_epu16_mask(w->most, _mm512_set1_epi16(0x7f80)) != 0;
-}
-
-// Thirty-two values as thirty-two first and thirty-two second halves, those of x in the lower lanes.
-AMX_INLINE void split(__m512 x, __m512 y, __m512i *first, __m512i *second, watch *w) {
-    const __m512i h = (__m512i)_mm512_cvtne2ps_pbh(y, x);
-    w->most = _mm512_max_epu16(w->most, _mm512_and_si512(h, _mm512_set1_epi16(0x7fff)));
-    const __m512i hx = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(h)), 16);
-    const __m512i hy = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(h, 1)), 16);
-    *first = h;
-    *second = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(y, _mm512_castsi512_ps(hy)), _mm512_sub_ps(x, _mm512_castsi512_ps(hx)));
-}
-
-AMX_INLINE __mmask16 lanes(long n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 
 // Sixteen rows of x (k along the row): row r of the tiles holds its `count` values, in pairs as they stand.
 AMX_INLINE void pack_along(const float *x, long stride, long rows, long count, __m512 alpha, char *tile, watch *w) {
@@ -148,8 +118,7 @@ AMX static void pack_step(const float *x, long stride, int along, int pairsDown,
     }
 }
 
-// The panels first..<last of a matrix that has `wide` rows (or columns), and the values from..<to of k; `panelBytes` from panel to panel.
-AMX static void pack_panels(
+AMX void ck_amx_pack_panels(
     const float *x, long stride, int along, int pairsDown, long wide, long first, long last, long from, long to, float alpha, char *packed,
     size_t panelBytes, watch *w) {
     // Memory is read along its rows: whole panels where those are panels' rows, else a step of all of them at a time.
@@ -164,70 +133,22 @@ AMX static void pack_panels(
     }
 }
 
+void *ck_amx_allocate(size_t bytes) {
+    void *block = ck_allocate(bytes);
+    // Every 4 KiB of a panel are read at once, then not again for a while: with small pages each would cost a walk of the page tables.
+    const uintptr_t large = 1u << 21, start = ((uintptr_t)block + large - 1) / large * large, end = ((uintptr_t)block + bytes) / large * large;
+    if (block && end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
+    return block;
+}
+
 AMX int ck_amx_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, void *packed) {
     watch w = {_mm512_setzero_si512()};
     const size_t panelBytes = (size_t)((k + STEP - 1) / STEP) * BLOCK;
-    pack_panels(b, ldb, transposed != 0, 1, n, first, last, 0, k, 1, (char *)packed + (size_t)first * panelBytes, panelBytes, &w);
+    ck_amx_pack_panels(b, ldb, transposed != 0, 1, n, first, last, 0, k, 1, (char *)packed + (size_t)first * panelBytes, panelBytes, &w);
     return refused(&w);
 }
 
 // ---- multiplying
-
-// What is fetched towards the first caches while a tile is summed: some lines a step of the right panel's next part, and the next sums.
-typedef struct {
-    const char *right;
-    long lines;
-    const float *sums;
-    long stride;
-} upcoming;
-
-// 16 * rows x 16 * columns of c: rows and columns, 1 or 2, are constants where this is inlined. `start` says where the sums begin: nowhere (null),
-// in c itself, or in one row of thirty-two (stride 0).
-AMX_INLINE void tiles(
-    const int rows, const int columns, const char *a, const char *b, long steps, const float *start, long startStride, float *c, long ldc,
-    upcoming next) {
-    if (start) {
-        _tile_loadd(0, start, startStride * 4);
-        if (columns > 1) _tile_loadd(1, start + 16, startStride * 4);
-        if (rows > 1) _tile_loadd(2, start + 16 * startStride, startStride * 4);
-        if (rows > 1 && columns > 1) _tile_loadd(3, start + 16 * startStride + 16, startStride * 4);
-    } else {
-        _tile_zero(0);
-        if (columns > 1) _tile_zero(1);
-        if (rows > 1) _tile_zero(2);
-        if (rows > 1 && columns > 1) _tile_zero(3);
-    }
-#define PRODUCTS                                                                                                                              \
-    _tile_dpbf16ps(0, 4, 6);                                                                                                                  \
-    if (columns > 1) _tile_dpbf16ps(1, 4, 7);                                                                                                 \
-    if (rows > 1) _tile_dpbf16ps(2, 5, 6);                                                                                                    \
-    if (rows > 1 && columns > 1) _tile_dpbf16ps(3, 5, 7);
-#define LOAD_A(from)                                                                                                                          \
-    _tile_loadd(4, (from), 64);                                                                                                               \
-    if (rows > 1) _tile_loadd(5, (from) + TILE, 64);
-#define LOAD_B(from)                                                                                                                          \
-    _tile_loadd(6, (from), 64);                                                                                                               \
-    if (columns > 1) _tile_loadd(7, (from) + TILE, 64);
-    const long rowsAtOnce = (SIDE + steps - 1) / steps;
-    for (long s = 0; s < steps; s++, a += BLOCK, b += BLOCK) {
-        LOAD_A(a)
-        LOAD_B(b + 2 * TILE)
-        for (long line = 0; line < next.lines; line++, next.right += 64) _mm_prefetch(next.right, _MM_HINT_T1);
-        for (long row = 0; row < rowsAtOnce; row++, next.sums += next.stride) {
-            __builtin_prefetch(next.sums, 1, 2);
-            __builtin_prefetch(next.sums + 16, 1, 2);
-        }
-        PRODUCTS
-        LOAD_B(b)
-        PRODUCTS
-        LOAD_A(a + 2 * TILE)
-        PRODUCTS
-    }
-    _tile_stored(0, c, ldc * 4);
-    if (columns > 1) _tile_stored(1, c + 16, ldc * 4);
-    if (rows > 1) _tile_stored(2, c + 16 * ldc, ldc * 4);
-    if (rows > 1 && columns > 1) _tile_stored(3, c + 16 * ldc + 16, ldc * 4);
-}
 
 AMX static void panels_product(
     long height, long width, const char *a, const char *b, long steps, int adds, const float *bias, float *c, long ldc, upcoming next) {
@@ -251,32 +172,31 @@ AMX static void panels_product(
             _mm512_mask_storeu_ps(c + r * ldc + half * 16, lanes(width - half * 16), _mm512_load_ps(square + r * SIDE + half * 16));
 }
 
-// All rows of one packed block of the left operand with one panel of the right one: of the panel, what stays in the first cache meets all rows.
+// The values that will be packed next: `rows` rows of `lines` cache lines.
+typedef struct {
+    const float *values;
+    long stride, rows, lines;
+} source;
+
+// All rows of one packed block of the left operand with one panel of the right one.
 AMX static void column_product(
-    long rows, long width, const char *left, size_t leftBytes, const char *right, long steps, long blocksToNext, int adds, const float *bias,
-    float *c, long ldc) {
-    const long panels = (rows + SIDE - 1) / SIDE;
-    upcoming next = {.lines = (BLOCK / 64 + panels - 1) / panels, .stride = ldc};
-    for (long s = 0; s < steps; s += STEPS) {
-        const long some = steps - s < STEPS ? steps - s : STEPS;
-        const int last = s + some == steps;
-        const char *later = right + (size_t)(last ? blocksToNext : s + some) * BLOCK;
-        for (long i = 0; i < panels; i++) {
-            next.right = later + i * some * next.lines * 64;
-            next.sums = i + 1 < panels ? c + (i + 1) * SIDE * ldc : c + (last ? SIDE : 0);
-            const long height = rows - i * SIDE < SIDE ? rows - i * SIDE : SIDE;
-            panels_product(
-                height, width, left + (size_t)i * leftBytes + (size_t)s * BLOCK, right + (size_t)s * BLOCK, some, adds || s > 0, bias,
-                c + i * SIDE * ldc, ldc, next);
+    long rows, long width, const char *left, const char *right, long steps, const char *nextRight, int adds, const float *bias, float *c,
+    long ldc, source *later) {
+    const long panels = (rows + SIDE - 1) / SIDE, lines = (BLOCK / 64 + panels - 1) / panels;
+    for (long i = 0; i < panels; i++) {
+        upcoming next = {.right = nextRight + i * steps * lines * 64, .rightLines = lines, .stride = ldc};
+        next.sums = i + 1 < panels ? c + (i + 1) * SIDE * ldc : c + SIDE;
+        if (later->rows > 0) {
+            next.left = (const char *)later->values;
+            next.leftLines = (later->lines + steps - 1) / steps;
+            later->values += later->stride;
+            later->rows--;
         }
+        const long height = rows - i * SIDE < SIDE ? rows - i * SIDE : SIDE;
+        panels_product(
+            height, width, left + (size_t)(i * steps) * BLOCK, right, steps, adds, bias, c + i * SIDE * ldc, ldc, next);
     }
 }
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} tile_configuration;
 
 // Whether an operand is refused, without packing it.
 AMX static int refuses(float alpha, const float *a, long lda, long rows, long columns) {
@@ -297,37 +217,40 @@ AMX int ck_amx_multiply_packed(
     if (accumulate && (transposed ? refuses(alpha, a, lda, k, m) : refuses(alpha, a, lda, m, k))) return 1;
     if (accumulate && bias)
         for (long i = 0; i < m; i++) ck_add(c + i * ldc, bias, c + i * ldc, n);
-    // A block of a that fills a good third of the second cache is packed at a time, and meets all of b.
-    const long depth = k < DEPTH ? (k + STEP - 1) / STEP * STEP : DEPTH;
-    const long height = m < ROWS ? (m + SIDE - 1) / SIDE * SIDE : ROWS;
-    const size_t leftBytes = (size_t)depth / STEP * BLOCK, rightBytes = (size_t)((k + STEP - 1) / STEP) * BLOCK;
-    const size_t scratchBytes = (size_t)height / SIDE * leftBytes;
+    const long panels = (m + SIDE - 1) / SIDE, allSteps = (k + STEP - 1) / STEP;
+    const long rowBlocks = (m + ROWS - 1) / ROWS, depthBlocks = (k + DEPTH - 1) / DEPTH;
+    const long height = (panels + rowBlocks - 1) / rowBlocks * SIDE, depth = (allSteps + depthBlocks - 1) / depthBlocks * STEP;
+    const size_t scratchBytes = (size_t)(height / SIDE) * (size_t)(depth / STEP) * BLOCK;
     char *left = ck_allocate(scratchBytes);
     watch w = {_mm512_setzero_si512()};
-    tile_configuration configuration = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        configuration.bytes[i] = 64;
-        configuration.rows[i] = 16;
-    }
-    _tile_loadconfig(&configuration);
+    start_tiles();
     for (long top = 0; top < m; top += height) {
         const long rows = m - top < height ? m - top : height;
         for (long from = 0; from < k; from += depth) {
             const long to = from + depth < k ? from + depth : k;
-            const float *block = a + (transposed ? from * lda + top : top * lda + from);
-            pack_panels(block, lda, !transposed, 0, rows, 0, (rows + SIDE - 1) / SIDE, 0, to - from, alpha, left, leftBytes, &w);
             const long steps = (to - from + STEP - 1) / STEP;
-            for (long column = 0; column < n; column += SIDE) {
+            const float *block = a + (transposed ? from * lda + top : top * lda + from);
+            ck_amx_pack_panels(
+                block, lda, !transposed, 0, rows, 0, (rows + SIDE - 1) / SIDE, 0, to - from, alpha, left, (size_t)steps * BLOCK, &w);
+            const long nextTop = to < k ? top : top + height, nextFrom = to < k ? to : 0;
+            source later = {.stride = lda};
+            if (nextTop < m) {
+                const long nextRows = m - nextTop < height ? m - nextTop : height, nextDepth = k - nextFrom < depth ? k - nextFrom : depth;
+                later.values = a + (transposed ? nextFrom * lda + nextTop : nextTop * lda + nextFrom);
+                later.rows = transposed ? nextDepth : nextRows;
+                later.lines = ((transposed ? nextRows : nextDepth) + 15) / 16;
+            }
+            const char *right = (const char *)packed + (size_t)(from / STEP) * BLOCK;
+            for (long column = 0; column < n; column += SIDE, right += (size_t)allSteps * BLOCK) {
                 const long width = n - column < SIDE ? n - column : SIDE;
-                const char *right = (const char *)packed + (size_t)(column / SIDE) * rightBytes + (size_t)(from / STEP) * BLOCK;
                 _Alignas(64) float row[SIDE];
                 if (bias) {
                     _mm512_store_ps(row, _mm512_maskz_loadu_ps(lanes(width), bias + column));
                     _mm512_store_ps(row + 16, _mm512_maskz_loadu_ps(lanes(width - 16), bias + column + 16));
                 }
                 column_product(
-                    rows, width, left, leftBytes, right, steps, (long)(rightBytes / BLOCK), accumulate || from > 0, bias ? row : 0,
-                    c + top * ldc + column, ldc);
+                    rows, width, left, right, steps, right + (size_t)allSteps * BLOCK, accumulate || from > 0, bias ? row : 0,
+                    c + top * ldc + column, ldc, &later);
             }
         }
         if (activated) {
@@ -345,6 +268,7 @@ AMX int ck_amx_multiply_packed(
 #else
 
 int ck_amx(void) { return 0; }
+void *ck_amx_allocate(size_t bytes) { return ck_allocate(bytes); }
 
 int ck_amx_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, void *packed) {
     (void)b, (void)ldb, (void)transposed, (void)k, (void)n, (void)first, (void)last, (void)packed;

@@ -50,7 +50,7 @@ struct SplitProduct {
     var isWorthwhile: Bool {
         guard Precision.current == .bfloat16x3, Precision.hasTiles, rows > 0, columns > 0, depth > 0 else { return false }
         if Precision.takesSmall { return true }
-        return rows >= 32 && columns >= 32 && depth >= 32 && rows * columns * depth >= 1 << 18
+        return rows >= 32 && columns >= 32 && depth >= 32 && rows * columns * depth >= 1 << 20
     }
 
     /// Rows in a part: the C code packs blocks of 256 rows of op(A), and rereads op(B) for each of them.
@@ -66,7 +66,7 @@ struct SplitProduct {
         alpha: Float, _ a: Product.Matrix, _ b: Product.Matrix, into c: UnsafeMutablePointer<Float>, stride: Int, adds: Bool
     ) -> Bool {
         let bytes = ck_amx_packed_bytes(depth, columns)
-        guard let packed = ck_allocate(bytes) else { return false }
+        guard let packed = ck_amx_allocate(bytes) else { return false }
         defer { ck_release(packed, bytes) }
         return ck_amx_pack(b.pointer, b.stride, b.transposed ? 1 : 0, depth, columns, 0, panels, packed) == 0
             && ck_amx_multiply_packed(
@@ -79,7 +79,7 @@ struct SplitProduct {
         _ a: Product.Matrix, _ b: Product.Matrix, into c: UnsafeMutablePointer<Float>, stride: Int, adds: Bool, epilogue: Product.Epilogue
     ) -> Bool {
         let bytes = ck_amx_packed_bytes(depth, columns)
-        guard let packed = ck_allocate(bytes) else { return false }
+        guard let packed = ck_amx_allocate(bytes) else { return false }
         defer { ck_release(packed, bytes) }
         let refused = Atomic<Bool>(false)
         forParts(panels, cost: 32 * depth) { part in

@@ -1,5 +1,6 @@
 // Products of Float32 matrices on the CPU's matrix tiles (Intel AMX), each operand split into two bfloat16 numbers.
 #pragma once
+#include "CKernelsAttention.h"
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -13,6 +14,8 @@ extern "C" {
 int ck_amx(void);
 /// Bytes that a packed op(B) of [k, n] takes: two bfloat16 a value, in panels of 32 columns, padded with zeros.
 size_t ck_amx_packed_bytes(long k, long n);
+/// A block for them, in large pages where the system has some; given back by `ck_release`.
+void *ck_amx_allocate(size_t bytes);
 /// Packs the panels first..<last of op(B) to their places in `packed` (aligned to 64 bytes); `transposed` says that b is stored as [n, k].
 /// Returns 0, or 1 where an operand is refused.
 int ck_amx_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, void *packed);
@@ -21,6 +24,14 @@ int ck_amx_pack(const float *b, long ldb, int transposed, long k, long n, long f
 int ck_amx_multiply_packed(
     float alpha, const float *a, long lda, int transposed, const void *packed, long m, long n, long k, float *c, long ldc, int accumulate,
     const float *bias, int activation, float *activated);
+
+// ---- amx_attention.c: as ck_attention_forward, with the head's keys ([width, keys], stored transposed) and values ([keys, width]) packed by ck_amx_pack
+/// How many queries one call takes at most.
+long ck_amx_attention_queries(void);
+/// Bytes of scratch (aligned to 64) that a call needs.
+size_t ck_amx_attention_scratch(long width);
+/// Looks at all of `head` but k, v and their strides. Returns 0, or 1, with y untouched, where a query is refused.
+int ck_amx_attention_forward(const ck_attention *head, const void *packedKeys, const void *packedValues, void *scratch);
 
 #ifdef __cplusplus
 }
