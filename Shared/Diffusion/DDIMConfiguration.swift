@@ -4,6 +4,7 @@ import Safetensors
 public struct DDIMConfiguration: Sendable, Hashable {
     /// How β runs over the training steps.
     public enum BetaSchedule: String, Sendable, Hashable, CaseIterable {
+        /// β is linear.
         case linear
         /// √β is linear: Stable Diffusion's.
         case scaledLinear = "scaled_linear"
@@ -23,25 +24,33 @@ public struct DDIMConfiguration: Sendable, Hashable {
 
     /// Which of the training steps are walked (Table 2 of arXiv 2305.08891).
     public enum Spacing: String, Sendable, Hashable, CaseIterable {
-        case leading, trailing, linspace
+        /// Multiples of a whole number of training steps from 0, plus the offset; the noisiest may be left out.
+        case leading
+        /// Multiples from the last training step down.
+        case trailing
+        /// From the last training step to 0, evenly, rounded.
+        case linspace
     }
 
     /// `num_train_timesteps`.
     public var trainingSteps = 1000
+    /// `beta_start`: β of the first training step.
     public var betaStart = 0.0001
+    /// `beta_end`: β of the last.
     public var betaEnd = 0.02
+    /// `beta_schedule`.
     public var betaSchedule = BetaSchedule.linear
     /// `prediction_type`.
     public var prediction = Prediction.epsilon
     /// `clip_sample` and `clip_sample_range`: the clean estimate is clipped to ± this; nil where it is not.
     public var clipRange: Double? = 1
-    /// Whether the step below the first training step is clean data (ā = 1); else it is the first training step.
+    /// `set_alpha_to_one`: whether the step below the first training step is clean data (ā = 1); else it is the first training step.
     public var setAlphaToOne = true
-    /// Added to the steps of `leading` spacing.
+    /// `steps_offset`: added to the steps of `leading` spacing.
     public var stepsOffset = 0
     /// `timestep_spacing`.
     public var spacing = Spacing.leading
-    /// Stretches ā so that the last training step is pure noise (Algorithm 1 of arXiv 2305.08891).
+    /// `rescale_betas_zero_snr`: stretches ā so that the last training step is pure noise (Algorithm 1 of arXiv 2305.08891).
     public var rescaleBetasZeroSNR = false
 
     /// Diffusers' defaults.

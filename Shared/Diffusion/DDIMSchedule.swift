@@ -6,6 +6,7 @@ public import Tensors
 /// Diffusers' rule for where a step leads is kept too: `trainingSteps / steps` (whole numbers) training steps down, even where the spacing
 /// puts the next model call elsewhere (linspace; trailing with a number of steps that does not divide the training steps).
 public struct DDIMSchedule: Sendable, Hashable {
+    /// What the noise is, and how it is walked.
     public let configuration: DDIMConfiguration
     /// The training steps at which the model is called, from the noisiest; the model's timesteps.
     public let timesteps: [Int]

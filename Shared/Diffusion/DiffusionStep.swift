@@ -24,13 +24,17 @@ public struct DiffusionStep: Sendable, Hashable {
 
     /// What the model is told: a training step's number, or 1000·sigma.
     public let timestep: Double
-    /// Share of the clean latent and of the noise before the step: α_t and σ_t.
+    /// α_t, the share of the clean latent before the step.
     public let alpha: Double
+    /// σ_t, the share of the noise before the step.
     public let sigma: Double
-    /// The same after the step: α_s and σ_s.
+    /// α_s, the share of the clean latent after the step.
     public let nextAlpha: Double
+    /// σ_s, the share of the noise after the step.
     public let nextSigma: Double
+    /// 0 draws nothing, 1 with the full posterior variance.
     public let eta: Double
+    /// What the model's output is.
     public let prediction: Prediction
     /// The clean estimate is clipped to ± this; nil where it is not.
     public let clipRange: Double?
@@ -110,7 +114,7 @@ public struct DiffusionStep: Sendable, Hashable {
     public func next(sample: Tensor, output: Tensor, noise: Tensor? = nil) -> Tensor {
         let mean = mean(sample: sample, output: output)
         guard standardDeviation > 0 else { return mean }
-        guard let noise else { preconditionFailure("a step with eta \(eta) needs noise") }
+        guard let noise else { fatalError("a step with eta \(eta) needs noise") }
         return ItemWeights.combine(mean, noise, [(1, Float(standardDeviation))])
     }
 

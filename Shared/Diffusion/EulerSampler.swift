@@ -6,6 +6,7 @@ public struct VelocityRequest: Sendable {
     public let latents: Tensor
     /// Which items of the caller's batch these are; padding repeats the last one.
     public let items: [Int]
+    /// The noise level of the latents.
     public let sigma: Float
     /// 1000·sigma.
     public let timestep: Float
@@ -19,10 +20,12 @@ public struct VelocityRequest: Sendable {
 /// the batch: a trajectory stopped, pruned around, and resumed equals the uninterrupted one bit for bit. Micro-batches are spread over
 /// `NumericThreads`; each walks all its steps alone.
 public struct EulerSampler: Sendable {
+    /// The levels that are walked.
     public let schedule: FlowMatchSchedule
     /// Items evaluated together.
     public let microBatch: Int
 
+    /// - Parameter microBatch: at least one.
     public init(schedule: FlowMatchSchedule, microBatch: Int = 8) {
         precondition(microBatch > 0, "a micro-batch holds at least one item")
         self.schedule = schedule

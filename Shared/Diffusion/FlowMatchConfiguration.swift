@@ -14,9 +14,11 @@ public struct FlowMatchConfiguration: Sendable, Hashable {
     public struct Dynamic: Sendable, Hashable {
         /// `base_image_seq_len` and `base_shift`.
         public var baseTokens = 256
+        /// mu there.
         public var baseShift = 0.5
         /// `max_image_seq_len` and `max_shift`.
         public var maxTokens = 4096
+        /// mu there.
         public var maxShift = 1.15
         /// `time_shift_type`.
         public var type = TimeShift.exponential

@@ -18,6 +18,7 @@ public struct FlowMatchSchedule: Sendable, Hashable {
     public let sigmas: [Float]
     /// The model's timestep of each step: 1000·sigma (or the configuration's number of training steps times sigma), `steps` of them.
     public let timesteps: [Float]
+    /// What the levels were shifted by.
     public let shift: Float
 
     /// - Parameters:

@@ -93,9 +93,10 @@ extension [DiffusionStep] {
             let slope = slope(sample: sample, output: prediction)
             let batch = distance.shape[0]
             let elements = distance.count / Swift.max(batch, 1)
+            let upstream = gradient.array
             let factors = (0..<batch).map { item in
                 let step = self[count == 1 ? 0 : item]
-                return Float(Double(gradient.array[item]) * reduction.weight(elements) / (step.standardDeviation * step.standardDeviation))
+                return Float(Double(upstream[item]) * reduction.weight(elements) / (step.standardDeviation * step.standardDeviation))
             }
             inputs[0].accumulate(ItemWeights.combine(distance * slope, slope, factors.map { ($0, 0) }))
         }

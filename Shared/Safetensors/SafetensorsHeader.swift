@@ -1,6 +1,8 @@
 /// One tensor of a file as its header describes it.
 public struct SafetensorsEntry: Sendable, Equatable {
+    /// The type of its elements in the file.
     public let dtype: ElementType
+    /// Its extents, the outermost first; empty for a single number.
     public let shape: [Int]
     /// Where its bytes lie, counted from the end of the header.
     let begin: Int
