@@ -29,6 +29,8 @@ public struct BackboneInspection: Sendable, Encodable {
     /// Element types in the files, with how many tensors have them.
     public let types: [String: Int]
     public let shards: [Shard]
+    /// The file that says which of them has a tensor, where there are several.
+    public let index: String?
     /// The latent's axes without the batch: `CFHW` for clips, `CHW` for pictures.
     public let layout: String
     public let inChannels: Int
@@ -45,7 +47,7 @@ public struct BackboneInspection: Sendable, Encodable {
     public let predictsFlow: Bool
 
     enum CodingKeys: String, CodingKey {
-        case task, directory, pipeline, parameters, tensors, types, shards, layout, blocks, limit, features, conditions, vae
+        case task, directory, pipeline, parameters, tensors, types, shards, index, layout, blocks, limit, features, conditions, vae
         case className = "class"
         case inChannels = "in_channels"
         case outChannels = "out_channels"
@@ -75,7 +77,7 @@ public struct BackboneInspection: Sendable, Encodable {
         parameters = model.parameterCount
         tensors = model.parameters.count
         types = checkpoint.entries.reduce(into: [:]) { $0[$1.dtype.rawValue, default: 0] += 1 }
-        shards = checkpoint.shards
+        (shards, index) = (checkpoint.shards, checkpoint.index)
         layout = description.layout
         (inChannels, outChannels, patchSize) = (description.inChannels, description.outChannels, description.patch)
         blocks = description.blocks

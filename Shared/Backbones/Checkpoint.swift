@@ -3,7 +3,7 @@ import Safetensors
 import Tensors
 
 /// A model folder's tensors: one `diffusion_pytorch_model.safetensors`, or shards behind an index.
-struct Checkpoint {
+struct Checkpoint: Sendable {
     let directory: String
     /// The file that holds each tensor.
     private(set) var files: [String: SafetensorsFile] = [:]
@@ -12,54 +12,76 @@ struct Checkpoint {
     /// What the files' headers say of all tensors.
     var entries: [SafetensorsEntry] { files.map { $0.value.entries[$0.key]! } }
 
+    /// The index that was read, nil for a single file.
+    private(set) var index: String?
+
     static let single = "diffusion_pytorch_model.safetensors"
-    static let index = "diffusion_pytorch_model.safetensors.index.json"
+    /// Names of indices and single files, first the ones that diffusers takes by itself, then those of its variant `fp16`.
+    private static let names = [
+        (index: "\(single).index.json", single: single),
+        (index: "\(single).index.fp16.json", single: "diffusion_pytorch_model.fp16.safetensors"),
+    ]
     /// The classes that we have.
     static var models: [any RunnableBackbone.Type] { [WanTransformer3DModel.self, UNet2DConditionModel.self, SD3Transformer2DModel.self] }
 
     init(directory: String) throws {
         self.directory = directory
+        func exists(_ name: String) -> Bool { FileManager.default.fileExists(atPath: "\(directory)/\(name)") }
+        guard let found = Self.names.first(where: { exists($0.index) || exists($0.single) }) else {
+            throw BackboneError("\(directory) has neither \(Self.single) nor \(Self.names[0].index)")
+        }
         // As in diffusers, an index goes before a single file.
-        guard FileManager.default.fileExists(atPath: "\(directory)/\(Self.index)") else {
-            guard FileManager.default.fileExists(atPath: "\(directory)/\(Self.single)") else {
-                throw BackboneError("\(directory) has neither \(Self.single) nor \(Self.index)")
-            }
-            let file = try open(Self.single)
+        guard exists(found.index) else {
+            let file = try open(found.single)
             for name in file.names { files[name] = file }
             return
         }
+        index = found.index
         var opened: [String: SafetensorsFile] = [:]
-        for (name, shard) in try weightMap() {
+        for (name, shard) in try weightMap(found.index) {
             let file = try opened[shard] ?? open(shard)
             opened[shard] = file
             guard file.entries[name] != nil else {
-                throw BackboneError("\(Self.index): '\(name)' is not in \(shard), where weight_map has it")
+                throw BackboneError("\(found.index): '\(name)' is not in \(shard), where weight_map has it")
             }
             files[name] = file
         }
         for (shard, file) in opened {
-            for name in file.names where files[name] == nil { throw BackboneError("\(shard): '\(name)' is not in \(Self.index)") }
+            for name in file.names where files[name] == nil { throw BackboneError("\(shard): '\(name)' is not in \(found.index)") }
         }
         shards.sort { $0.file < $1.file }
     }
 
     /// The index's tensors and the plain names of the files that have them.
-    private func weightMap() throws -> [(name: String, shard: String)] {
+    private func weightMap(_ index: String) throws -> [(name: String, shard: String)] {
         let json: StrictJSON
         do {
-            json = try StrictJSON.parse(contentsOf: "\(directory)/\(Self.index)", limit: 64 << 20)
-        } catch { throw BackboneError("\(directory)/\(Self.index): \(error)") }
+            json = try StrictJSON.parse(contentsOf: "\(directory)/\(index)", limit: 64 << 20)
+        } catch { throw BackboneError("\(directory)/\(index): \(error)") }
         guard case .object(let members)? = json["weight_map"], !members.isEmpty else {
-            throw BackboneError("\(directory)/\(Self.index): weight_map is missing, empty or no object")
+            throw BackboneError("\(directory)/\(index): weight_map is missing, empty or no object")
         }
         return try members.map { member in
             guard case .string(let shard) = member.value, shard.hasSuffix(".safetensors"), !shard.hasPrefix("."),
                 !shard.unicodeScalars.contains(where: { $0 == "/" || $0 == "\\" || $0.value < 32 || $0.value == 127 })
             else {
-                throw BackboneError("\(directory)/\(Self.index): weight_map '\(member.key)' is no plain name of a file beside the index")
+                throw BackboneError("\(directory)/\(index): weight_map '\(member.key)' is no plain name of a file beside the index")
             }
             return (member.key, shard)
         }
+    }
+
+    /// Writes a model folder, `config.json` and one file of weights, each renamed into place when it is complete.
+    static func save(
+        _ tensors: [(String, Tensor)], configuration: [UInt8], dtype: FloatStorage, to directory: String
+    ) throws {
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try SafetensorsWriter.write(tensors: tensors, metadata: ["format": "pt"], dtype: dtype, to: "\(directory)/\(single)")
+        // An older model's index would go before the file.
+        if FileManager.default.fileExists(atPath: "\(directory)/\(names[0].index)") {
+            try FileManager.default.removeItem(atPath: "\(directory)/\(names[0].index)")
+        }
+        try Data(configuration).write(to: URL(fileURLWithPath: "\(directory)/config.json"), options: .atomic)
     }
 
     private mutating func open(_ name: String) throws -> SafetensorsFile {
@@ -114,8 +136,11 @@ struct Checkpoint {
         build: (Configuration, @escaping ParameterTree.Source) throws -> Model
     ) throws -> Model {
         let (configuration, checkpoint) = try opened(directory, Model.self, read)
-        _ = try checkpoint.shapes(ignoring: ignoring) { try build(configuration, $0) }
-        return try build(configuration) { name, _, _ in try checkpoint.values(name) }
+        let names = try checkpoint.shapes(ignoring: ignoring) { try build(configuration, $0) }.tree.parameters.map(\.name)
+        // Conversion and the search for what is not finite take their time in a large model.
+        let read = try NumericThreads.parallelMap(names.count) { try checkpoint.values(names[$0]) }
+        var values = Dictionary(uniqueKeysWithValues: zip(names, read))
+        return try build(configuration) { name, _, _ in values.removeValue(forKey: name)! }
     }
 
     /// Checks a folder as `load` does, tensor by tensor: the weights are never in memory together.
@@ -129,7 +154,7 @@ struct Checkpoint {
             guard let entry = checkpoint.files[name]?.entries[name] else { continue }
             try checkpoint.require(name, entry, shape)
         }
-        for name in checkpoint.files.keys where checkpoint.files[name]!.entries[name]!.dtype.isFloatingPoint {
+        for name in checkpoint.files.keys.sorted() where checkpoint.files[name]!.entries[name]!.dtype.isFloatingPoint {
             _ = try checkpoint.values(name)
         }
         return model

@@ -1,4 +1,3 @@
-import Foundation
 public import Safetensors
 import Tensors
 
@@ -33,12 +32,10 @@ extension SD3Transformer2DModel {
 
     /// Writes a diffusers folder: `config.json` and `diffusion_pytorch_model.safetensors`, each renamed into place when complete.
     public func save(directory: String, dtype: FloatStorage = .float32) throws {
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         // diffusers warns of weights left out when a folder is without the table.
-        try SafetensorsWriter.write(
-            tensors: parameters.map { ($0.name, $0.variable.tensor) } + [(SD3PositionTable.name, positions.tensor)],
-            metadata: ["format": "pt"], dtype: dtype, to: "\(directory)/\(Checkpoint.single)")
-        try Data(configuration.encoded()).write(to: URL(fileURLWithPath: "\(directory)/config.json"), options: .atomic)
+        try Checkpoint.save(
+            parameters.map { ($0.name, $0.variable.tensor) } + [(SD3PositionTable.name, positions.tensor)],
+            configuration: configuration.encoded(), dtype: dtype, to: directory)
     }
 
     /// A model to be trained from nothing, every layer initialised as torch does it: uniform within ±1/sqrt(fan in), norms with ones.

@@ -1,4 +1,3 @@
-import Foundation
 public import Safetensors
 import Tensors
 
@@ -64,10 +63,7 @@ extension UNet2DConditionModel {
 
     /// Writes a diffusers folder: `config.json` and `diffusion_pytorch_model.safetensors`, each renamed into place when complete.
     public func save(directory: String, dtype: FloatStorage = .float32) throws {
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        try SafetensorsWriter.write(
-            tensors: parameters.map { ($0.name, $0.variable.tensor) }, metadata: ["format": "pt"], dtype: dtype,
-            to: "\(directory)/\(Checkpoint.single)")
-        try Data(configuration.encoded()).write(to: URL(fileURLWithPath: "\(directory)/config.json"), options: .atomic)
+        try Checkpoint.save(
+            parameters.map { ($0.name, $0.variable.tensor) }, configuration: configuration.encoded(), dtype: dtype, to: directory)
     }
 }

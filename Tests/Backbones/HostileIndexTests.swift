@@ -50,6 +50,32 @@ import Testing
         }
     }
 
+    @Test func theVariantInHalfPrecisionIsReadWhereThereIsNoOther() throws {
+        try forEachFamily { folder in
+            func rename(_ from: String, _ to: String) throws {
+                try FileManager.default.moveItem(atPath: "\(folder.model)/\(from)", toPath: "\(folder.model)/\(to)")
+            }
+            try rename(SpoiltFolder.weights, "diffusion_pytorch_model.fp16.safetensors")
+            #expect(folder.refusal() == nil && folder.inspectionRefusal() == nil, "\(folder.name)")
+            try rename("diffusion_pytorch_model.fp16.safetensors", SpoiltFolder.weights)
+            let map = try split(folder)
+            try write(map.map { ($0.name, StrictJSON.quoted($0.shard)) }, folder)
+            try rename(Self.index, "\(SpoiltFolder.weights).index.fp16.json")
+            #expect(folder.refusal() == nil && folder.inspectionRefusal() == nil, "\(folder.name)")
+        }
+    }
+
+    /// An index goes before a file, so that an older one must not outlive what it was for.
+    @Test func savingLeavesNoIndex() throws {
+        try withTemporaryFolder { temporary in
+            let folder = try SpoiltFolder("t2v", in: temporary)
+            let model = try WanTransformer3DModel.load(directory: folder.model)
+            try write(try split(folder).map { ($0.name, StrictJSON.quoted($0.shard)) }, folder)
+            try model.save(directory: folder.model)
+            #expect(try BackboneInspection(PipelineFolder(folder.model)).shards.map(\.file) == [SpoiltFolder.weights])
+        }
+    }
+
     @Test func anIndexNamesPlainFilesBesideIt() throws {
         try withTemporaryFolder { temporary in
             let folder = try SpoiltFolder("sd35", in: temporary)

@@ -125,6 +125,35 @@ extension ForetasteProcessTests {
                     for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
                         #expect(FileManager.default.contentsEqual(atPath: path + "/" + name, andPath: "\(folder)/out/\(name)"), "\(name)")
                     }
+                    // Out of a pipeline the VAE's and the scheduler's configurations come along, and nothing else.
+                    let pipeline = folder + "/pipeline"
+                    let texts = [
+                        "model_index.json": #"{"_class_name": "StableDiffusion3Pipeline"}"#,
+                        "vae/config.json": #"{"_class_name": "AutoencoderKL"}"#,
+                        "scheduler/scheduler_config.json": #"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#,
+                        "tokenizer/vocab.json": "{}",
+                    ]
+                    for (name, text) in texts {
+                        let file = URL(filePath: "\(pipeline)/\(name)")
+                        try FileManager.default.createDirectory(at: file.deletingLastPathComponent(), withIntermediateDirectories: true)
+                        try Data(text.utf8).write(to: file)
+                    }
+                    try FileManager.default.createDirectory(atPath: "\(pipeline)/transformer", withIntermediateDirectories: true)
+                    for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+                        try FileManager.default.copyItem(atPath: "\(fixtures)/sd35/\(name)", toPath: "\(pipeline)/transformer/\(name)")
+                    }
+                    let imported = try await foretaste("models", "import", pipeline, "--name", "sd3")
+                    #expect(imported.status == 0 && imported.line == "sd3:1", "\(imported)")
+                    #expect(try await foretaste("models", "import", "\(pipeline)/transformer", "--name", "sd3").line == "sd3:1")
+                    #expect(try await foretaste("models", "import", "\(fixtures)/unet-sdxl", "--name", "sdxl").line == "sdxl:1")
+                    #expect(try await foretaste("models", "export", "sd3:1", folder + "/sd3").status == 0)
+                    #expect(
+                        try FileManager.default.subpathsOfDirectory(atPath: folder + "/sd3").sorted() == [
+                            "config.json", "diffusion_pytorch_model.safetensors", "scheduler", "scheduler/scheduler_config.json", "vae",
+                            "vae/config.json",
+                        ])
+                    let inspected = try await foretaste("backbone", "inspect", folder + "/sd3")
+                    #expect(inspected.output.contains("FlowMatchEulerDiscreteScheduler") && inspected.output.contains("z x 0.18215"))
                     let absent = try await foretaste("models", "show", "wan:7")
                     #expect(absent.status == 1 && absent.errors.contains("wan:1"), "\(absent)")
                 }

@@ -22,9 +22,8 @@ enum ModelImport {
             }
             path = FileManager.default.temporaryDirectory.appending(path: "foretaste-import-\(UUID().uuidString)").path(
                 percentEncoded: false)
-            let index = "diffusion_pytorch_model.safetensors.index.json"
-            var links = (["config.json"] + model.shards.map(\.file)).map { ($0, "\(folder.model)/\($0)") }
-            if FileManager.default.fileExists(atPath: "\(folder.model)/\(index)") { links.append((index, "\(folder.model)/\(index)")) }
+            let weights = model.shards.map(\.file) + (model.index.map { [$0] } ?? [])
+            var links = (["config.json"] + weights).map { ($0, "\(folder.model)/\($0)") }
             if let vae = folder.vaeConfiguration { links.append(("vae/config.json", vae)) }
             if let scheduler = folder.schedulerConfiguration { links.append(("scheduler/scheduler_config.json", scheduler)) }
             do {
