@@ -75,6 +75,25 @@ import Testing
         checkGradients(normals([2, 3, 4], [2, 5, 4], [2, 5, 4])) { attention($0[0], $0[1], $0[2], heads: 1, keyLengths: [2, 5]) }
     }
 
+    /// Over enough keys for several ranges of them, of which the shorter entry reaches one: as without the hidden keys, whose gradients are zero.
+    @Test func hiddenKeysHaveNoGradient() {
+        let t = normals([2, 19, 16], [2, 1100, 16], [2, 1100, 16], [2, 19, 16])
+        let hidden = t[..<3].map { Variable($0, requiresGradient: true) }
+        attention(hidden[0], hidden[1], hidden[2], heads: 1, keyLengths: [430, 1100]).backward(t[3])
+        for (b, length) in [430, 1100].enumerated() {
+            func entry(_ x: Tensor, _ rows: Int) -> Tensor {
+                Tensor(Array(x.array[b * x.shape[1] * 16..<(b * x.shape[1] + rows) * 16]), shape: [1, rows, 16])
+            }
+            let short = [entry(t[0], 19), entry(t[1], length), entry(t[2], length)].map { Variable($0, requiresGradient: true) }
+            attention(short[0], short[1], short[2], heads: 1).backward(entry(t[3], 19))
+            #expect(entry(hidden[0].gradient!, 19).relativeError(to: short[0].gradient!) < 2e-6)
+            for i in 1...2 {
+                #expect(entry(hidden[i].gradient!, length).relativeError(to: short[i].gradient!) < 2e-6)
+                #expect(hidden[i].gradient!.array[(b * 1100 + length) * 16..<(b + 1) * 1100 * 16].allSatisfy { $0 == 0 })
+            }
+        }
+    }
+
     /// Logits of ±10⁴, where the largest moves from tile to tile: the references of later tiles take over what was summed before.
     @Test func largeScoresDoNotOverflow() {
         let t = normals([1, 300, 16], [1, 600, 16], [1, 600, 16], [1, 300, 16])

@@ -9,28 +9,38 @@ static long at_most(long a, long b) { return a < b ? a : b; }
 
 typedef struct {
     const ck_attention_gradient *head;
-    long columns;  // of a row: the width rounded up to a register
-    float *keys, *values, *keySlopes, *valueSlopes;                          // [stretch, columns]
-    float *queryLanes, *slopeLanes;                                          // packed transposed, in groups [columns, 16 … 48]
-    float *queryRows, *slopeRows;                                            // [queries, columns]
-    float *logs, *deltas;                                                    // of all queries, negative
-    float *scores, *scoreSlopes;                                             // [keys, queries]
-    float *gradient;                                                         // of all queries, packed as queryLanes
+    long columns;  // of a row in the buffers: the width rounded up to a register
+    // Read through these, with their strides: the caller's rows where they need no padding and are not many, else copies.
+    const float *keys, *values, *queryRows, *slopeRows;
+    float *keyGradients, *valueGradients;
+    long keyStride, queryStride, gradientStride;
+    float *keyCopies, *valueCopies, *keySums, *valueSums;  // [stretch, columns]
+    float *queryCopies, *slopeCopies;                      // [queries, columns]
+    float *queryLanes, *slopeLanes;                        // packed transposed, in groups [columns, 16 … 48]
+    float *logs, *deltas;                                  // of all queries, negative
+    float *scores, *scoreSlopes;                           // [keys, queries]
+    float *gradient;                                       // of all queries, packed as queryLanes
 } workspace;
 
 static long divide(const ck_attention_gradient *head, float *scratch, workspace *w) {
     const long stretch = ck_round_up(at_most(head->keys, STRETCH), CK_KEY_ROWS), lanes = ck_round_up(head->queries, CK_LANES);
     const long tile = at_most(lanes, QUERY_TILE), block = at_most(stretch, KEY_BLOCK), columns = ck_round_up(head->width, CK_LANES);
-    float *next = scratch;
+    const struct {
+        float **place;
+        long size;
+    } parts[] = {
+        {&w->keyCopies, stretch * columns}, {&w->valueCopies, stretch * columns}, {&w->keySums, stretch * columns},
+        {&w->valueSums, stretch * columns}, {&w->queryCopies, tile * columns},    {&w->slopeCopies, tile * columns},
+        {&w->queryLanes, tile * columns},   {&w->slopeLanes, tile * columns},     {&w->logs, lanes},
+        {&w->deltas, lanes},                {&w->scores, block * tile},           {&w->scoreSlopes, block * tile},
+        {&w->gradient, lanes * columns},
+    };
     w->head = head;
     w->columns = columns;
-    float **const parts[] = {&w->keys,      &w->values,    &w->keySlopes, &w->valueSlopes, &w->queryLanes,  &w->slopeLanes, &w->queryRows,
-                             &w->slopeRows, &w->logs,      &w->deltas,    &w->scores,      &w->scoreSlopes, &w->gradient};
-    const long sizes[] = {stretch * columns, stretch * columns, stretch * columns, stretch * columns, tile * columns, tile * columns, tile * columns,
-                          tile * columns,    lanes,             lanes,             block * tile,      block * tile,   lanes * columns};
-    for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        *parts[i] = next;
-        next += sizes[i];
+    float *next = scratch;
+    for (unsigned i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].place = next;
+        next += parts[i].size;
     }
     return next - scratch;
 }
@@ -62,8 +72,9 @@ CK_INLINE void load_queries(const int level, const workspace *w, long start, lon
         }
         r += vectors * CK_LANES;
     }
-    if (head->dk) copy_rows(q, head->queryStride, queries, head->width, w->queryRows, lanes, w->columns);
-    if (head->dv) copy_rows(dy, head->queryStride, queries, head->width, w->slopeRows, lanes, w->columns);
+    if (w->queryRows != w->queryCopies) return;
+    if (head->dk) copy_rows(q, head->queryStride, queries, head->width, w->queryCopies, lanes, w->columns);
+    if (head->dv) copy_rows(dy, head->queryStride, queries, head->width, w->slopeCopies, lanes, w->columns);
 }
 
 /// -log and -δ of every query; lanes behind the last get a log that leaves nothing of any score.
@@ -89,32 +100,34 @@ CK_INLINE void load_logs(const workspace *w) {
 CK_INLINE void group_scores(
     const int pieceRows, const int pieceVectors, const ck_slopes apply, const int vectors, const workspace *w, long lane, long lanes,
     long start, long key, long keys) {
-    const long stride = vectors * CK_LANES, place = lane * w->columns, columns = w->columns;
+    const long stride = vectors * CK_LANES, place = lane * w->columns;
     float *scores = w->scores + lane, *slopes = w->scoreSlopes + lane;
     const float *minusLogs = w->logs + start + lane, *minusDeltas = w->deltas + start + lane;
     for (long k = 0; k < keys; k += CK_KEY_ROWS) {
         ck_block(
-            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->keys + (key + k) * columns, columns, 1,
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->keys + (key + k) * w->keyStride, w->keyStride, 1,
             w->queryLanes + place, stride, 0, minusLogs, 0, scores + k * lanes, lanes, 0);
         ck_block(
-            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->values + (key + k) * columns, columns, 1,
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, w->head->width, w->values + (key + k) * w->keyStride, w->keyStride, 1,
             w->slopeLanes + place, stride, 0, minusDeltas, 0, slopes + k * lanes, lanes, 0);
         apply(scores + k * lanes, slopes + k * lanes, CK_KEY_ROWS, vectors, lanes);
     }
 }
 
-/// slopes[key, c] (+)= sum over the tile's queries of scores[key, query] rows[query, c]
+/// gradient[key, c] (+)= factor * sum over the tile's queries of scores[key, query] rows[query, c]; `factors` is the factor eight times.
 CK_INLINE void add_to_keys(
-    const int pieceRows, const int pieceVectors, const float *scores, long lanes, const float *rows, float *slopes, long keys, long columns,
-    int fresh) {
-    for (long c = 0; c < columns;) {
-        const long vectors = ck_group((columns - c) / CK_LANES);
+    const int pieceRows, const int pieceVectors, const workspace *w, const float *scores, long lanes, const float *rows,
+    const float *factors, float *gradient, long keys, int fresh) {
+    const long stride = w->gradientStride;
+    for (long c = 0; c < w->columns;) {
+        const long vectors = ck_group((w->columns - c) / CK_LANES);
         for (long k = 0; k < keys; k += CK_KEY_ROWS) {
-            float *into = slopes + k * columns + c;
+            float *into = gradient + k * stride + c;
             const float *plus = fresh ? (const float *)0 : into;
 #define PIECES(count)                                                                                                                        \
     ck_block(                                                                                                                                \
-        pieceRows, pieceVectors, CK_KEY_ROWS, count, lanes, scores + k * lanes, lanes, 1, rows + c, columns, 0, plus, columns, into, columns, 0)
+        pieceRows, pieceVectors, CK_KEY_ROWS, count, lanes, scores + k * lanes, lanes, 1, rows + c, w->queryStride, factors, plus, stride,   \
+        into, stride, 0)
             if (vectors == 3) PIECES(3);
             else if (vectors == 2) PIECES(2);
             else PIECES(1);
@@ -132,35 +145,52 @@ CK_INLINE void add_to_queries(
     for (long c = 0; c < ck_round_up(w->head->width, CK_KEY_ROWS); c += CK_KEY_ROWS) {
         float *into = gradient + c * stride;
         ck_block(
-            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, keys, key + c, 1, w->columns, slopes, lanes, 0, fresh ? (const float *)0 : into, stride, into, stride, 0);
+            pieceRows, pieceVectors, CK_KEY_ROWS, vectors, keys, key + c, 1, w->keyStride, slopes, lanes, 0,
+            fresh ? (const float *)0 : into, stride, into, stride, 0);
     }
 }
 
 CK_INLINE void backward(
-    const int level, const int pieceRows, const int pieceVectors, const ck_slopes apply, const ck_attention_gradient *head, float *scratch) {
+    const int level, const int pieceRows, const int pieceVectors, const ck_slopes apply, const ck_attention_gradient *head,
+    float *scratch) {
     workspace space, *const w = &space;
     divide(head, scratch, w);
     load_logs(w);
     const long columns = w->columns;
+    const int direct = head->width == columns && head->queries % CK_LANES == 0 && head->queries <= QUERY_TILE
+        && head->keys % CK_KEY_ROWS == 0 && head->keys <= STRETCH;
+    w->keys = direct ? head->k : w->keyCopies;
+    w->values = direct ? head->v : w->valueCopies;
+    w->queryRows = direct ? head->q : w->queryCopies;
+    w->slopeRows = direct ? head->dy : w->slopeCopies;
+    w->keyGradients = direct ? head->dk : w->keySums;
+    w->valueGradients = direct ? head->dv : w->valueSums;
+    w->keyStride = w->gradientStride = direct ? head->keyStride : columns;
+    w->queryStride = direct ? head->queryStride : columns;
+    float factors[CK_LANES];
+    for (int l = 0; l < CK_LANES; l++) factors[l] = head->scale;
     for (long first = 0; first < head->keys; first += STRETCH) {
         const long stretch = at_most(head->keys - first, STRETCH), stretchRows = ck_round_up(stretch, CK_KEY_ROWS);
-        copy_rows(head->k + first * head->keyStride, head->keyStride, stretch, head->width, w->keys, stretchRows, columns);
-        copy_rows(head->v + first * head->keyStride, head->keyStride, stretch, head->width, w->values, stretchRows, columns);
+        if (!direct) {
+            const long place = first * head->keyStride;
+            copy_rows(head->k + place, head->keyStride, stretch, head->width, w->keyCopies, stretchRows, columns);
+            copy_rows(head->v + place, head->keyStride, stretch, head->width, w->valueCopies, stretchRows, columns);
+        }
         for (long start = 0; start < head->queries; start += QUERY_TILE) {
             const long queries = at_most(head->queries - start, QUERY_TILE), lanes = ck_round_up(queries, CK_LANES);
             load_queries(level, w, start, queries, lanes);
             for (long key = 0; key < stretch; key += KEY_BLOCK) {
-                const long keys = at_most(stretch - key, KEY_BLOCK);
+                const long keys = at_most(stretch - key, KEY_BLOCK), place = key * w->gradientStride;
                 for (long r = 0; r < lanes;) {
                     const long vectors = ck_group((lanes - r) / CK_LANES);
                     float *gradient = w->gradient + (start + r) * columns;
                     const int fresh = first + key == 0;
 #define GROUP(count)                                                                                                                         \
     do {                                                                                                                                     \
-        group_scores(pieceRows, pieceVectors, apply, count, w, r, lanes, start, key, keys);                                                         \
+        group_scores(pieceRows, pieceVectors, apply, count, w, r, lanes, start, key, keys);                                                  \
         if (head->dq)                                                                                                                        \
             add_to_queries(                                                                                                                  \
-                pieceRows, pieceVectors, count, w, gradient, w->scoreSlopes + r, lanes, w->keys + key * columns, keys, fresh);               \
+                pieceRows, pieceVectors, count, w, gradient, w->scoreSlopes + r, lanes, w->keys + key * w->keyStride, keys, fresh);          \
     } while (0)
                     if (vectors == 3) GROUP(3);
                     else if (vectors == 2) GROUP(2);
@@ -170,22 +200,22 @@ CK_INLINE void backward(
                 }
                 if (head->dv)
                     add_to_keys(
-                        pieceRows, pieceVectors, w->scores, lanes, w->slopeRows, w->valueSlopes + key * columns, keys, columns, start == 0);
+                        pieceRows, pieceVectors, w, w->scores, lanes, w->slopeRows, (const float *)0, w->valueGradients + place, keys,
+                        start == 0);
                 if (head->dk)
                     add_to_keys(
-                        pieceRows, pieceVectors, w->scoreSlopes, lanes, w->queryRows, w->keySlopes + key * columns, keys, columns, start == 0);
+                        pieceRows, pieceVectors, w, w->scoreSlopes, lanes, w->queryRows, factors, w->keyGradients + place, keys,
+                        start == 0);
             }
         }
+        if (direct) break;
         for (long k = 0; k < stretch; k++) {
             const long place = (first + k) * head->keyStride;
-            if (head->dv) memcpy(head->dv + place, w->valueSlopes + k * columns, sizeof(float) * (size_t)head->width);
-            if (head->dk)
-                for (long c = 0; c < head->width; c++) head->dk[place + c] = head->scale * w->keySlopes[k * columns + c];
+            if (head->dv) memcpy(head->dv + place, w->valueSums + k * columns, sizeof(float) * (size_t)head->width);
+            if (head->dk) memcpy(head->dk + place, w->keySums + k * columns, sizeof(float) * (size_t)head->width);
         }
     }
     if (!head->dq) return;
-    float factors[CK_LANES];
-    for (int l = 0; l < CK_LANES; l++) factors[l] = head->scale;
     for (long start = 0; start < head->queries; start += QUERY_TILE) {
         const long lanes = ck_round_up(at_most(head->queries - start, QUERY_TILE), CK_LANES);
         for (long r = 0; r < lanes;) {
