@@ -3,7 +3,8 @@
 // transform them again for the next block costs less than to read them back from memory, and needs no memory.
 //
 // Interpolation points 0, +-P, +-Q and infinity with P = 5/8 and Q = 3/2: the relative error of a result is about 1e-6, half of what the
-// customary +-1, +-2 give (Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for DNNs, 2020).
+// customary +-1, +-2 give, as measured. On such points see Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution
+// for Deep Neural Networks, 2020.
 #include "CKernels.h"
 #include "convolution.h"
 #include "vector.h"
