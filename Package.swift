@@ -127,14 +127,22 @@ let package = Package(
             name: "BackboneBench", dependencies: ["COpenBLAS", "Tensors", "Backbones"], path: "Tests/Performance/BackboneBench",
             swiftSettings: numeric),
         .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
+        .target(name: "CAllocationCounter", path: "Tests/Support/CAllocationCounter"),
+        .target(
+            name: "SafetensorsChecks", dependencies: ["Tensors", "Safetensors"], path: "Tests/Support/SafetensorsChecks",
+            swiftSettings: settings),
+        .executableTarget(
+            name: "SafetensorsMutator", dependencies: ["Safetensors", "SafetensorsChecks", "CAllocationCounter"],
+            path: "Tests/Support/SafetensorsMutator", swiftSettings: settings),
         .testTarget(
-            name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors"], path: "Tests/Safetensors", swiftSettings: settings),
+            name: "SafetensorsTests", dependencies: ["Tensors", "Safetensors", "SafetensorsChecks", "SafetensorsMutator"],
+            path: "Tests/Safetensors", swiftSettings: settings),
         .testTarget(
             name: "BackbonesTests", dependencies: ["Tensors", "Safetensors", "Backbones"], path: "Tests/Backbones", exclude: ["Fixtures"],
             swiftSettings: settings),
         .testTarget(
-            name: "DiffusionTests", dependencies: ["Diffusion", "Tensors"], path: "Tests/Diffusion", resources: [.copy("Fixtures")],
-            swiftSettings: settings),
+            name: "DiffusionTests", dependencies: ["Diffusion", "Tensors", "Safetensors"], path: "Tests/Diffusion",
+            resources: [.copy("Fixtures")], swiftSettings: settings),
         .testTarget(
             name: "DemoWorldTests", dependencies: ["Alignment", "Backbones", "DemoWorld", "Diffusion", "Tensors", "Safetensors"],
             path: "Tests/DemoWorld", resources: [.copy("Fixtures")], swiftSettings: settings),
