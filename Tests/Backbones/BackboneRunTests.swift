@@ -122,6 +122,26 @@ import Testing
         }
     }
 
+    /// An adapter of the whole model fits its half: what it changes of the other is left out.
+    @Test func aHalfTakesTheWholesAdapter() throws {
+        try withTemporaryFolder { folder in
+            var request = request("unet-sd15", folder)
+            request.lora = "\(fixtures)/unet-sd15/lora"
+            request.features = ["down.1", "mid"]
+            try BackboneRun.forward(request)
+            let whole = try SafetensorsFile(contentsOf: request.output)
+            request.featuresOnly = true
+            try BackboneRun.forward(request)
+            let half = try SafetensorsFile(contentsOf: request.output)
+            #expect(half.names == ["features.down.1", "features.mid"])
+            for name in half.names { #expect(relativeDifference(try half.tensor(name), try whole.tensor(name)) < 1e-6, "\(name)") }
+            request.lora = nil
+            try BackboneRun.forward(request)
+            let bare = try SafetensorsFile(contentsOf: request.output).tensor("features.mid")
+            #expect(relativeDifference(bare, try half.tensor("features.mid")) > 0.01)
+        }
+    }
+
     @Test func cotangentsOfSampleAndFeaturesAddUp() throws {
         try withTemporaryFolder { folder in
             let sample = try SafetensorsFile(contentsOf: "\(fixtures)/sd3/cotangent.safetensors").tensor("cotangent")
