@@ -1,4 +1,4 @@
-import Glibc
+import CKernels
 import Testing
 
 @testable import Tensors
@@ -271,6 +271,47 @@ import Testing
                     Variable(inputs[0]), Variable(inputs[1]), Variable(inputs[2]), heads: 2, scale: nil, keyLengths: nil)
                 #expect(shape.forwardOnTiles(inputs[0], inputs[1], inputs[2], nil) == nil)
             }
+        }
+    }
+
+    /// One head's gradients beside those of the Float32 kernel, whose own tests hold them against finite differences.
+    @Test func attentionsGradientsOnTilesEqualThoseInFloat32() throws {
+        let sizes = [(1, 1, 8), (33, 70, 72), (300, 129, 64), (16, 300, 20), (130, 128, 32)]
+        for (n, m, d) in sizes {
+            let t = normals([1, n, d], [1, m, d], [1, m, d], [n, d])
+            let shape = AttentionShape(Variable(t[0]), Variable(t[1]), Variable(t[2]), heads: 1, scale: nil, keyLengths: nil)
+            let logs = Tensor(zeros: [n])
+            let y = shape.forward(t[0], t[1], t[2], logs)
+            func gradients(queries dq: Bool = true, keys dk: Bool = true, _ run: (inout ck_attention_gradient) -> Void) -> [Tensor] {
+                let results = [Tensor(zeros: [n, d]), Tensor(zeros: [m, d]), Tensor(zeros: [m, d])]
+                var head = ck_attention_gradient()
+                (head.q, head.k, head.v, head.y, head.dy) = (t[0].pointer, t[1].pointer, t[2].pointer, y.pointer, t[3].pointer)
+                (head.logs, head.queries, head.keys, head.width) = (logs.pointer, n, m, d)
+                (head.queryStride, head.keyStride, head.scale) = (d, d, shape.scale)
+                if dq { head.dq = results[0].mutablePointer }
+                if dk { head.dk = results[1].mutablePointer }
+                head.dv = results[2].mutablePointer
+                run(&head)
+                return results
+            }
+            let exact = gradients { head in
+                ck_attention_backward(&head, Tensor(uninitialized: [ck_attention_backward_scratch(&head)]).mutablePointer)
+            }
+            func onTiles(_ head: inout ck_attention_gradient) {
+                let scratch = Tensor(uninitialized: [ck_amx_attention_backward_scratch(&head) / 4])
+                let done = ck_amx_attention_backward(&head, scratch.mutablePointer) == 0
+                #expect(done == Precision.hasTiles)
+                // Without tiles the caller goes on in Float32.
+                if !done { ck_attention_backward(&head, Tensor(uninitialized: [ck_attention_backward_scratch(&head)]).mutablePointer) }
+                withExtendedLifetime(scratch) {}
+            }
+            let found = gradients(onTiles)
+            // A single key has a probability of one, whatever the scores: nothing but rounding is left of dq and dk.
+            for (one, other) in zip(found, exact) where m > 1 || one.count != n * d { #expect(one.relativeError(to: other) < 2e-5) }
+            for (one, other) in zip(found, exact) { #expect(zip(one.array, other.array).allSatisfy { abs($0 - $1) < 2e-4 }) }
+            let some = gradients(queries: false, keys: false, onTiles)
+            #expect(some[2] == found[2])
+            #expect(some[0].array.allSatisfy { $0 == 0 } && some[1].array.allSatisfy { $0 == 0 })
         }
     }
 }

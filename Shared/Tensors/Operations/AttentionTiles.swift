@@ -55,4 +55,10 @@ extension AttentionShape {
         withExtendedLifetime((q, k, v)) {}
         return refused.load(ordering: .relaxed) ? nil : result
     }
+
+    /// What `ck_amx_attention_backward` needs to compute parts no larger than `head`; nil where tiles do not pay.
+    func backwardScratch(_ head: ck_attention_gradient) -> Tensor? {
+        var head = head
+        return isWorthTiles ? Tensor(uninitialized: [ck_amx_attention_backward_scratch(&head) / 4]) : nil
+    }
 }

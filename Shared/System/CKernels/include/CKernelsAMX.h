@@ -33,6 +33,12 @@ size_t ck_amx_attention_scratch(long width);
 /// Looks at all of `head` but k, v and their strides. Returns 0, or 1, with y untouched, where a query is refused.
 int ck_amx_attention_forward(const ck_attention *head, const void *packedKeys, const void *packedValues, void *scratch);
 
+// ---- amx_attention_backward.c: as ck_attention_backward
+/// Bytes of scratch (aligned to 64) that a call needs; only the sizes are looked at.
+size_t ck_amx_attention_backward_scratch(const ck_attention_gradient *head);
+/// Returns 0, or 1, with nothing written, where an operand is refused.
+int ck_amx_attention_backward(const ck_attention_gradient *head, void *scratch);
+
 #ifdef __cplusplus
 }
 #endif
