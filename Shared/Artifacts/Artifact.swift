@@ -1,6 +1,6 @@
 /// Something large, wherever it is: what a row of the database or a message carries instead of the bytes.
 public struct Artifact: Sendable, Hashable, Codable {
-    /// Where it is: `file:`, `http:` or `https:`.
+    /// Where it is: `file:`, `http:`, `https:` or `s3:`.
     public let url: String
     /// The SHA-256 of its bytes, 64 lower-case hexadecimal digits.
     public let sha256: String

@@ -40,6 +40,7 @@ struct ArtifactCache: Sendable {
         let destination = path(sha256)
         chmod(part, 0o444)
         guard rename(part, destination) == 0 else { throw .storage(path: destination, reason: systemReason()) }
+        unlink(part + ".etag")
         return destination
     }
 }

@@ -10,6 +10,8 @@ public enum ArtifactError: Error, Sendable, Equatable, CustomStringConvertible {
     case notFound(url: String, status: Int)
     /// The server answered another error status.
     case rejected(url: String, status: Int)
+    /// An object store refused, and said why: `code` is S3's, such as `AccessDenied`.
+    case service(url: String, status: Int, code: String, reason: String)
     /// The server wants us to look elsewhere, which we don't.
     case redirected(url: String, location: String)
     /// The bytes are not those that were promised.
@@ -24,6 +26,8 @@ public enum ArtifactError: Error, Sendable, Equatable, CustomStringConvertible {
         switch self {
         case .invalid, .forbidden, .notFound, .redirected, .digestMismatch, .tooLarge: true
         case .rejected(_, let status): !Self.isTransient(status: status)
+        case .service(_, let status, let code, _):
+            !Self.isTransient(status: status) && !["ExpiredToken", "RequestTimeout", "SlowDown", "OperationAborted"].contains(code)
         case .unreachable, .storage: false
         }
     }
@@ -41,6 +45,7 @@ public enum ArtifactError: Error, Sendable, Equatable, CustomStringConvertible {
         case .rejected(let url, let status) where status == 401 || status == 403:
             "\(url) was refused by its server (status \(status)). Has a presigned URL expired, or is the object private?"
         case .rejected(let url, let status): "\(url) was answered with status \(status)"
+        case .service(let url, let status, let code, let reason): "\(url): the object store answered \(code) (status \(status)): \(reason)"
         case .redirected(let url, let location):
             "\(url) redirects to \(location), and redirects are not followed. Use the final URL"
         case .digestMismatch(let url, let expected, let actual):

@@ -21,6 +21,7 @@ public final class ArtifactFetcher: Sendable {
     private let logger: Logger
     private let onFetch: (@Sendable (FetchedArtifact) -> Void)?
     private let shared = SharedFetches()
+    private let s3: S3Client?
 
     /// A fetcher.
     /// - Parameters:
@@ -28,26 +29,30 @@ public final class ArtifactFetcher: Sendable {
     ///   - fileRoots: folders that `file:` URLs may name.
     ///   - cache: the cache's folder; made when first needed.
     ///   - maximumBytes: the largest artifact.
+    ///   - s3: how `s3://` is spoken; without it, it is not.
     ///   - logger: hears of retries.
     ///   - onFetch: called once for each successful fetch, on any thread; for a record of what was used.
     public convenience init(
-        allow: [String], fileRoots: [String] = [], cache: String, maximumBytes: Int = 4 << 30, logger: Logger = Logger(label: "artifacts"),
+        allow: [String], fileRoots: [String] = [], cache: String, maximumBytes: Int = 4 << 30, s3: S3Configuration? = nil,
+        logger: Logger = Logger(label: "artifacts"),
         onFetch: (@Sendable (FetchedArtifact) -> Void)? = nil
     ) throws {
         self.init(
             policy: try ArtifactPolicy(allow: allow, fileRoots: fileRoots), cache: cache, maximumBytes: maximumBytes,
-            limits: TransferLimits(),
+            limits: TransferLimits(), s3: s3,
             firstDelay: 0.25, logger: logger, onFetch: onFetch)
     }
 
     init(
-        policy: ArtifactPolicy, cache: String, maximumBytes: Int, limits: TransferLimits, firstDelay: Double, logger: Logger,
+        policy: ArtifactPolicy, cache: String, maximumBytes: Int, limits: TransferLimits, s3: S3Configuration? = nil, firstDelay: Double,
+        logger: Logger,
         onFetch: (@Sendable (FetchedArtifact) -> Void)?
     ) {
         self.policy = policy
         self.cache = ArtifactCache(folder: cache)
         self.maximumBytes = maximumBytes
         self.limits = limits
+        self.s3 = s3.map(S3Client.init)
         self.firstDelay = firstDelay
         self.logger = logger
         self.onFetch = onFetch
@@ -104,7 +109,10 @@ public final class ArtifactFetcher: Sendable {
                 try Self.copy(root: root, components: components, url: shown, sha256: sha256, limit: limit, cache: cache)
             }
             return result(path, digest, bytes, fromCache: false)
-        case .http(let parsed):
+        case .http(let parsed), .s3(let parsed):
+            if case .s3 = target, s3 == nil {
+                throw ArtifactError.invalid(url: shown, reason: "S3 is not configured here")
+            }
             let (path, digest, bytes) = try await download(parsed, sha256: sha256, limit: limit, cancelled: cancelled)
             return result(path, digest, bytes, fromCache: false)
         }
@@ -151,7 +159,7 @@ public final class ArtifactFetcher: Sendable {
             do {
                 return try await TransferThreads.shared.run { [self] handle in
                     try Self.attempt(
-                        url, sha256: sha256, limit: limit, partName: partName, cache: cache, limits: limits, cancelled: cancelled,
+                        url, s3: s3, sha256: sha256, limit: limit, partName: partName, cache: cache, limits: limits, cancelled: cancelled,
                         handle: handle)
                 }
             } catch let failure as Failure {
@@ -176,13 +184,14 @@ public final class ArtifactFetcher: Sendable {
     }
 
     private static func attempt(
-        _ url: ArtifactURL, sha256: String?, limit: Int, partName: String, cache: ArtifactCache, limits: TransferLimits,
+        _ url: ArtifactURL, s3: S3Client?, sha256: String?, limit: Int, partName: String, cache: ArtifactCache, limits: TransferLimits,
         cancelled: Cancellation, handle: TransferThreads.Handle
     ) throws -> (String, String, Int) {
         do {
             let part = try PartFile(folder: cache.parts, name: partName, url: url, limit: limit, resume: sha256 != nil)
             do {
-                return try receive(url, sha256: sha256, part: part, cache: cache, limits: limits, cancelled: cancelled, handle: handle)
+                return try receive(
+                    url, s3: s3, sha256: sha256, part: part, cache: cache, limits: limits, cancelled: cancelled, handle: handle)
             } catch {
                 // What was received helps the next attempt only when a digest can vouch for the whole, and only if there is a next one.
                 let error = error as? Failure
@@ -195,19 +204,36 @@ public final class ArtifactFetcher: Sendable {
     }
 
     private static func receive(
-        _ url: ArtifactURL, sha256: String?, part: PartFile, cache: ArtifactCache, limits: TransferLimits, cancelled: Cancellation,
+        _ url: ArtifactURL, s3: S3Client?, sha256: String?, part: PartFile, cache: ArtifactCache, limits: TransferLimits,
+        cancelled: Cancellation,
         handle: TransferThreads.Handle
     ) throws -> (String, String, Int) {
         do {
             var resumed = part.isResumed
             while true {
-                let headers = resumed ? ["Range: bytes=\(part.count)-"] : []
-                let outcome = try HTTPTransfer(url: url, limits: limits, cancelled: cancelled, headers: headers).get(on: handle, into: part)
+                var headers = resumed ? ["Range: bytes=\(part.count)-"] : []
+                // What was changed since is sent from its beginning; S3 knows only the condition that fails.
+                if resumed, let tag = part.entityTag {
+                    headers.append("\(s3 != nil && url.scheme == "s3" ? "If-Match" : "If-Range"): \(tag)")
+                }
+                let outcome: HTTPTransfer.Outcome
+                if url.scheme == "s3", let s3 {
+                    outcome = try s3.send(
+                        "GET", url, headers: headers, into: part, accepting: resumed ? [412, 416] : [], limits: limits,
+                        cancelled: cancelled,
+                        on: handle)
+                } else {
+                    outcome = try HTTPTransfer(url: url, limits: limits, cancelled: cancelled, headers: headers).get(on: handle, into: part)
+                }
                 switch outcome.status {
                 case 200, 206: break
                 case 416 where resumed:
                     // The part has all bytes already, or bytes of another file: the digest decides.
                     break
+                case 412 where resumed:
+                    try part.restart()
+                    resumed = false
+                    continue
                 case 404, 410: throw Failure(error: .notFound(url: url.shown, status: outcome.status))
                 default: throw Failure(error: .rejected(url: url.shown, status: outcome.status), retryAfter: outcome.retryAfter)
                 }

@@ -19,6 +19,7 @@ public struct ArtifactPolicy: Sendable {
             guard url.query == nil else { throw ArtifactError.invalid(url: url.shown, reason: "a prefix has no query") }
             return url
         }
+        for prefix in parsed where prefix.scheme == "s3" { try S3Configuration.check(bucket: prefix) }
         prefixes = parsed.filter { $0.scheme != "file" }
         folders = try parsed.filter { $0.scheme == "file" } + fileRoots.map { try ArtifactURL("file://" + Self.percentEncoded($0)) }
         for folder in folders where folder.segments.isEmpty {
@@ -31,6 +32,8 @@ public struct ArtifactPolicy: Sendable {
         /// A file: the folder that allows it, and the path's components below it.
         case file(root: String, components: [String])
         case http(ArtifactURL)
+        /// An object: the bucket is the host.
+        case s3(ArtifactURL)
     }
 
     /// Throws unless the URL may be fetched, as far as that can be told without a connection.
@@ -48,14 +51,12 @@ public struct ArtifactPolicy: Sendable {
                     url: url.shown, reason: "it is in none of the folders that are allowed (FORETASTE_ARTIFACTS_FILE_ROOTS)")
             }
             return .file(root: "/" + root.joined(separator: "/"), components: Array(components.dropFirst(root.count)))
-        case "s3":
-            throw ArtifactError.forbidden(
-                url: url.shown, reason: "s3 is not spoken yet; use the object store's HTTP endpoint with a presigned URL")
         default:
+            if url.scheme == "s3" { try S3Configuration.check(object: url) }
             guard prefixes.contains(where: { Self.allows($0, url) }) else {
                 throw ArtifactError.forbidden(url: url.shown, reason: "no allowed prefix covers it")
             }
-            return .http(url)
+            return url.scheme == "s3" ? .s3(url) : .http(url)
         }
     }
 
@@ -82,13 +83,22 @@ public struct ArtifactPolicy: Sendable {
     static func percentEncoded(_ path: String) -> String {
         var result = ""
         for byte in path.utf8 {
-            switch byte {
-            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
-                UInt8(ascii: "/"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"):
+            if byte == UInt8(ascii: "/") || isUnreserved(byte) {
                 result.unicodeScalars.append(Unicode.Scalar(byte))
-            default: result += "%" + SHA256.hex([byte]).uppercased()
+            } else {
+                result += "%" + SHA256.hex([byte]).uppercased()
             }
         }
         return result
+    }
+
+    /// What never needs a percent-encoding (RFC 3986).
+    static func isUnreserved(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+            UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"):
+            true
+        default: false
+        }
     }
 }

@@ -1,6 +1,7 @@
 import Foundation
 
-/// Where a system keeps its own artifacts: a folder (`file:///…`) or a server that takes PUT (`http://…`, such as `foretaste artifacts serve`).
+/// Where a system keeps its own artifacts: a folder (`file:///…`) or a server that takes PUT (`http://…`, such as `foretaste artifacts serve`)
+/// or a bucket (`s3://bucket/prefix`).
 ///
 /// Without a name an artifact is stored under its digest, `blobs/<sha256>`, so that storing it again changes nothing.
 public final class ArtifactStore: Sendable {
@@ -10,21 +11,27 @@ public final class ArtifactStore: Sendable {
     private enum Place {
         case folder(String)
         case server(ArtifactURL)
+        case bucket(S3Client)
     }
 
     private let place: Place
     private let limits: TransferLimits
 
     /// A store at a URL. A folder is made when first needed.
-    public convenience init(location: String) throws { try self.init(location: location, limits: TransferLimits()) }
+    /// - Parameter s3: how `s3://` is spoken; needed for a store in a bucket.
+    public convenience init(location: String, s3: S3Configuration? = nil) throws {
+        try self.init(location: location, s3: s3, limits: TransferLimits())
+    }
 
-    init(location: String, limits: TransferLimits) throws {
+    init(location: String, s3: S3Configuration? = nil, limits: TransferLimits) throws {
         let url = try ArtifactURL(location)
         guard url.query == nil else { throw ArtifactError.invalid(url: url.shown, reason: "a store's URL has no query") }
         switch url.scheme {
         case "file": place = .folder(url.filePath)
         case "s3":
-            throw ArtifactError.invalid(url: url.shown, reason: "a store in s3 is not possible yet; use file:///… or http://…")
+            try S3Configuration.check(bucket: url)
+            guard let s3 else { throw ArtifactError.invalid(url: url.shown, reason: "S3 is not configured here") }
+            place = .bucket(S3Client(configuration: s3))
         default: place = .server(url)
         }
         self.location = url.shown.hasSuffix("/") ? url.shown : url.shown + "/"
@@ -58,6 +65,22 @@ public final class ArtifactStore: Sendable {
         }
     }
 
+    /// A URL that lets whoever has it read an artifact of this store in a bucket, for 1 second to 7 days; it is a secret for that long.
+    public func presignedURL(for artifact: Artifact, seconds: Int) async throws -> String {
+        let url = try ArtifactURL(artifact.url)
+        guard case .bucket(let client) = place, artifact.url.hasPrefix(location) else {
+            throw ArtifactError.invalid(
+                url: url.shown, reason: "only what is in this store, and this store in a bucket, has presigned URLs")
+        }
+        return try await TransferThreads.shared.run { try client.presign(url, seconds: seconds, date: Date(), on: $0) }
+    }
+
+    private static func check(mediaType: String, _ url: String) throws {
+        guard mediaType.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7f }) else {
+            throw ArtifactError.invalid(url: url, reason: "the media type has characters that no header may have")
+        }
+    }
+
     private func store(
         _ source: UploadSource, digest: String, name: String, mediaType: String, handle: TransferThreads.Handle
     ) throws -> String {
@@ -71,6 +94,10 @@ public final class ArtifactStore: Sendable {
             try write(source, to: folder, components, addressed: name == "blobs/\(digest)", digest: digest)
         case .server:
             try send(source, to: try ArtifactURL(url), digest: digest, mediaType: mediaType, handle: handle)
+        case .bucket(let client):
+            try Self.check(mediaType: mediaType, url)
+            try S3Upload(client: client, object: try ArtifactURL(url), limits: limits, handle: handle)
+                .store(source, digest: digest, mediaType: mediaType)
         }
         return url
     }
@@ -121,9 +148,7 @@ public final class ArtifactStore: Sendable {
     private func send(
         _ source: UploadSource, to url: ArtifactURL, digest: String, mediaType: String, handle: TransferThreads.Handle
     ) throws {
-        guard mediaType.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f || $0 == 0x20 }) else {
-            throw ArtifactError.invalid(url: url.shown, reason: "the media type has characters that no header may have")
-        }
+        try Self.check(mediaType: mediaType, url.shown)
         let headers = ["Content-Type: \(mediaType)", "Content-Digest: \(ContentDigest.field(digest))"]
         var delay = 0.25
         for attempt in 1... {

@@ -30,6 +30,8 @@ struct ArtifactURL: Sendable, Equatable {
         let pathEnd = rest[authorityEnd...].firstIndex(of: "?") ?? rest.endIndex
         query = pathEnd == rest.endIndex ? nil : String(rest[rest.index(after: pathEnd)...])
         guard scheme != "file" || query == nil else { throw refuse("a file has no query") }
+        // In S3 these are other objects, which is not what dot segments and doubled slashes mean elsewhere.
+        guard scheme != "s3" || !rest[authorityEnd..<pathEnd].contains("//") else { throw refuse("its key has an empty part") }
         (segments, isFolder) = try Self.parse(path: rest[authorityEnd..<pathEnd], refuse: refuse)
     }
 

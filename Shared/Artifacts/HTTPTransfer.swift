@@ -33,7 +33,7 @@ final class HTTPTransfer {
     /// What takes the body of a 2xx answer.
     protocol Receiver: AnyObject {
         /// The answer's head is known; throws when the body is not wanted.
-        func begin(status: Int, length: Int?, contentRange: String?) throws(ArtifactError)
+        func begin(status: Int, length: Int?, contentRange: String?, entityTag: String?) throws(ArtifactError)
         func receive(_ bytes: UnsafeRawBufferPointer) throws(ArtifactError)
     }
 
@@ -41,15 +41,39 @@ final class HTTPTransfer {
     struct Outcome {
         let status: Int
         let retryAfter: Double?
+        var entityTag: String?
+        /// The body's announced length, of a HEAD's answer as well.
+        var length: Int?
+        /// `x-amz-bucket-region`.
+        var bucketRegion: String?
+        /// `x-amz-meta-sha256`.
+        var storedDigest: String?
+        /// The beginning of an error's body, when the request was signed.
+        var errorBody: [UInt8] = []
+    }
+
+    /// What libcurl signs a request with (AWS Signature Version 4).
+    struct Signature {
+        let accessKey: String
+        let secretKey: String
+        /// `aws:amz:REGION:s3`.
+        let provider: String
     }
 
     private var contentRange: String?
+    private var entityTag: String?
+    private var bucketRegion: String?
+    private var storedDigest: String?
+    private var errorBody: [UInt8] = []
+    private var method: String?
+    private let signature: Signature?
 
-    init(url: ArtifactURL, limits: TransferLimits, cancelled: Cancellation, headers: [String] = []) {
+    init(url: ArtifactURL, limits: TransferLimits, cancelled: Cancellation, headers: [String] = [], signature: Signature? = nil) {
+        self.signature = signature
         self.url = url
         self.limits = limits
         self.cancelled = cancelled
-        self.headers = headers + ["Accept-Encoding: identity", "User-Agent: foretaste"]
+        self.headers = headers + ["Accept-Encoding: identity"]
     }
 
     /// GET.
@@ -61,9 +85,20 @@ final class HTTPTransfer {
     /// PUT.
     func put(on handle: TransferThreads.Handle, from source: UploadSource) throws(ArtifactError) -> Outcome {
         upload = source
-        // Without this libcurl asks for permission first and waits a second for servers that don't answer.
-        headers.append("Expect:")
+        // Without this libcurl asks for permission first and waits a second for servers that don't answer. A signed request asks, and waits
+        // shortly: libcurl 7.88 signs the header that it then leaves out.
+        if signature == nil { headers.append("Expect:") }
         return try perform(handle.curl)
+    }
+
+    /// Any method, with or without a body either way.
+    func send(
+        _ method: String, on handle: TransferThreads.Handle, from source: UploadSource?, into receiver: (any Receiver)?
+    ) throws(ArtifactError) -> Outcome {
+        self.method = method
+        self.receiver = receiver
+        guard let source else { return try perform(handle.curl) }
+        return try put(on: handle, from: source)
     }
 
     private func perform(_ curl: UnsafeMutableRawPointer) throws(ArtifactError) -> Outcome {
@@ -81,6 +116,8 @@ final class HTTPTransfer {
             ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT, limits.connectSeconds), ccurl_set_long(curl, CURLOPT_TIMEOUT, limits.totalSeconds),
             ccurl_set_long(curl, CURLOPT_LOW_SPEED_LIMIT, limits.slowBytesPerSecond),
             ccurl_set_long(curl, CURLOPT_LOW_SPEED_TIME, limits.slowSeconds),
+            // Not among the headers: those are signed, and what programs on the way may change must not be.
+            ccurl_set_string(curl, CURLOPT_USERAGENT, "foretaste"), ccurl_set_long(curl, CURLOPT_EXPECT_100_TIMEOUT_MS, 250),
             ccurl_set_long(curl, CURLOPT_BUFFERSIZE, 256 * 1024),
             // A connection that was checked for one host is reused for that host only, by libcurl itself; it must not outlive its name for long.
             ccurl_set_long(curl, CURLOPT_MAXAGE_CONN, 60), ccurl_set_long(curl, CURLOPT_DNS_CACHE_TIMEOUT, 60),
@@ -92,6 +129,18 @@ final class HTTPTransfer {
             codes += [
                 ccurl_set_long(curl, CURLOPT_UPLOAD, 1), ccurl_set_offset(curl, CURLOPT_INFILESIZE_LARGE, curl_off_t(upload.count)),
                 ccurl_set_read(curl, HTTPTransfer.read, context), ccurl_set_seek(curl, HTTPTransfer.seek, context),
+            ]
+        }
+        if method == "HEAD" {
+            codes.append(ccurl_set_long(curl, CURLOPT_NOBODY, 1))
+        } else if let method, method != (upload == nil ? "GET" : "PUT") {
+            codes.append(ccurl_set_string(curl, CURLOPT_CUSTOMREQUEST, method))
+        }
+        if let signature {
+            codes += [
+                ccurl_set_string(curl, CURLOPT_AWS_SIGV4, signature.provider),
+                ccurl_set_string(curl, CURLOPT_USERNAME, signature.accessKey),
+                ccurl_set_string(curl, CURLOPT_PASSWORD, signature.secretKey),
             ]
         }
         if let wrong = codes.first(where: { $0 != CURLE_OK }) {
@@ -107,12 +156,18 @@ final class HTTPTransfer {
         if cancelled.isCancelled { throw .unreachable(url: url.shown, reason: "the transfer was cancelled") }
         guard code == CURLE_OK else { throw .unreachable(url: url.shown, reason: String(cString: curl_easy_strerror(code))) }
         let status = status(of: curl)
-        if (300..<400).contains(status) { throw .redirected(url: url.shown, location: ArtifactURL.shown(location ?? "an unnamed place")) }
+        if (300..<400).contains(status), signature == nil {
+            throw .redirected(url: url.shown, location: ArtifactURL.shown(location ?? "an unnamed place"))
+        }
         var retryAfter: curl_off_t = 0
         _ = ccurl_get_offset(curl, CURLINFO_RETRY_AFTER, &retryAfter)
         // An empty body never reached the receiver.
         if (200..<300).contains(status), receiver != nil, !started { try begin(status, curl) }
-        return Outcome(status: status, retryAfter: retryAfter > 0 ? Double(retryAfter) : nil)
+        var length: curl_off_t = -1
+        _ = ccurl_get_offset(curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length)
+        return Outcome(
+            status: status, retryAfter: retryAfter > 0 ? Double(retryAfter) : nil, entityTag: entityTag,
+            length: length >= 0 ? Int(length) : nil, bucketRegion: bucketRegion, storedDigest: storedDigest, errorBody: errorBody)
     }
 
     private func status(of curl: UnsafeMutableRawPointer) -> Int {
@@ -128,14 +183,17 @@ final class HTTPTransfer {
         }
         var length: curl_off_t = -1
         _ = ccurl_get_offset(curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length)
-        try receiver?.begin(status: status, length: length >= 0 ? Int(length) : nil, contentRange: contentRange)
+        try receiver?.begin(status: status, length: length >= 0 ? Int(length) : nil, contentRange: contentRange, entityTag: entityTag)
     }
 
     private func accept(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        guard let handle, let receiver else { return true }
+        guard let handle else { return true }
         let status = status(of: handle)
-        // The body of an error is of no use.
-        guard (200..<300).contains(status) else { return true }
+        // The body of an error is of no use, except a store's own words.
+        guard (200..<300).contains(status), let receiver else {
+            if signature != nil { errorBody += bytes.prefix(max(0, 65536 - errorBody.count)) }
+            return true
+        }
         do {
             if !started { try begin(status, handle) }
             try receiver.receive(bytes)
@@ -149,7 +207,7 @@ final class HTTPTransfer {
     private func note(header line: String) {
         if line.hasPrefix("HTTP/") {
             // A status line begins another answer, as after `100 Continue`.
-            (location, encoding, contentRange) = (nil, nil, nil)
+            (location, encoding, contentRange, entityTag, bucketRegion, storedDigest) = (nil, nil, nil, nil, nil, nil)
             return
         }
         guard let colon = line.firstIndex(of: ":") else { return }
@@ -158,6 +216,9 @@ final class HTTPTransfer {
         case "location": location = value
         case "content-encoding": encoding = value
         case "content-range": contentRange = value
+        case "etag": entityTag = value
+        case "x-amz-bucket-region": bucketRegion = value
+        case "x-amz-meta-sha256": storedDigest = value
         default: break
         }
     }
@@ -219,10 +280,12 @@ final class UploadSource {
     let count: Int
     private let bytes: [UInt8]
     private let descriptor: Int32
+    private let start: Int
     private var offset = 0
 
     init(bytes: [UInt8]) {
         self.bytes = bytes
+        start = 0
         count = bytes.count
         descriptor = -1
     }
@@ -230,8 +293,36 @@ final class UploadSource {
     /// The descriptor stays the caller's.
     init(descriptor: Int32, count: Int) {
         bytes = []
+        start = 0
         self.count = count
         self.descriptor = descriptor
+    }
+
+    private init(_ whole: UploadSource, from start: Int, count: Int) {
+        bytes = whole.bytes
+        descriptor = whole.descriptor
+        self.start = whole.start + start
+        self.count = count
+    }
+
+    /// A part of it, with a position of its own.
+    func slice(from start: Int, count: Int) -> UploadSource { UploadSource(self, from: start, count: count) }
+
+    /// The hexadecimal SHA-256 of all of it; `nil` when it cannot be read. Ends at its beginning.
+    func digest() -> String? {
+        offset = 0
+        defer { offset = 0 }
+        var hash = SHA256()
+        let complete = withUnsafeTemporaryAllocation(byteCount: 1 << 18, alignment: 64) { buffer in
+            while offset < count {
+                let wanted = count - offset
+                let done = read(into: buffer)
+                guard done > 0, done <= wanted else { return false }
+                hash.update(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<done]))
+            }
+            return true
+        }
+        return complete ? SHA256.hex(hash.finish()) : nil
     }
 
     func read(into buffer: UnsafeMutableRawBufferPointer) -> Int {
@@ -239,10 +330,12 @@ final class UploadSource {
         guard wanted > 0 else { return 0 }
         var done = wanted
         if descriptor >= 0 {
-            done = pread(descriptor, buffer.baseAddress, wanted, off_t(offset))
+            done = pread(descriptor, buffer.baseAddress, wanted, off_t(start + offset))
             guard done > 0 else { return Int(CURL_READFUNC_ABORT) }
         } else {
-            bytes.withUnsafeBytes { buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[offset..<(offset + wanted)])) }
+            bytes.withUnsafeBytes {
+                buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[(start + offset)..<(start + offset + wanted)]))
+            }
         }
         offset += done
         return done

@@ -64,7 +64,24 @@ final class PartFile: HTTPTransfer.Receiver {
         isResumed = false
     }
 
-    func begin(status: Int, length: Int?, contentRange: String?) throws(ArtifactError) {
+    /// The entity tag of the answer that the bytes are from, kept beside the part. A weak one does not vouch for bytes.
+    var entityTag: String? {
+        guard isResumed || count > 0, let data = FileManager.default.contents(atPath: path + ".etag") else { return nil }
+        let tag = String(decoding: data, as: UTF8.self)
+        return tag.hasPrefix("\"") && tag.utf8.count < 1024 && tag.utf8.allSatisfy { $0 > 0x20 && $0 != 0x7f } ? tag : nil
+    }
+
+    func begin(status: Int, length: Int?, contentRange: String?, entityTag: String?) throws(ArtifactError) {
+        defer {
+            if status == 200 {
+                if let entityTag, entityTag.hasPrefix("\"") {
+                    // Only a hint for later: a digest vouches for the whole in any case.
+                    _ = FileManager.default.createFile(atPath: path + ".etag", contents: Data(entityTag.utf8))
+                } else {
+                    unlink(path + ".etag")
+                }
+            }
+        }
         if count > 0 {
             // Only an answer that goes on exactly where this file ends may be appended.
             let goesOn = status == 206 && contentRange.map { $0.hasPrefix("bytes \(count)-") } ?? false
@@ -94,7 +111,10 @@ final class PartFile: HTTPTransfer.Receiver {
     /// The digest of everything received. Ends the file's growth.
     func finish() -> String { SHA256.hex(hash.value.finish()) }
 
-    func remove() { unlink(path) }
+    func remove() {
+        unlink(path)
+        unlink(path + ".etag")
+    }
 }
 
 /// A class around the digest, which as a noncopyable value could not be replaced inside a class with throwing initialisers.

@@ -109,9 +109,9 @@ struct FileAndStoreTests {
         #expect(error.isPermanent == true)
     }
 
-    @Test("s3 is refused with what to do instead")
+    @Test("a store in a bucket needs to be told how S3 is spoken")
     func s3() throws {
         let error = try #require(throws: ArtifactError.self) { try ArtifactStore(location: "s3://bucket/prefix") }
-        #expect("\(error)".contains("not possible yet"))
+        #expect("\(error)".contains("not configured"))
     }
 }

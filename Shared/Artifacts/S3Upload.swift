@@ -1,0 +1,104 @@
+import Foundation
+
+/// Stores one object, in parts when it is large. Nothing half-written is left: an object appears whole, and the parts of an upload that failed
+/// are deleted.
+struct S3Upload {
+    let client: S3Client
+    let object: ArtifactURL
+    let limits: TransferLimits
+    let handle: TransferThreads.Handle
+    /// The first pause before another attempt, in seconds.
+    var firstDelay = 0.25
+
+    /// Stores everything of `source`, whose SHA-256 is `digest`.
+    func store(_ source: UploadSource, digest: String, mediaType: String) throws(ArtifactError) {
+        let headers = ["Content-Type: \(mediaType)", "x-amz-meta-sha256: \(digest)"]
+        guard source.count > client.configuration.multipartThreshold else {
+            _ = try request("PUT", headers: headers, body: source, digest: digest)
+            return
+        }
+        let created = SmallBody(url: object.shown)
+        _ = try request("POST", query: "uploads=", headers: headers, body: UploadSource(bytes: []), into: created)
+        guard let upload = S3ErrorAnswer(created.bytes).element("UploadId") else {
+            throw .service(url: object.shown, status: 200, code: "InvalidAnswer", reason: "the service began an upload without naming it")
+        }
+        let name = ArtifactPolicy.percentEncoded(upload).replacing("/", with: "%2F")
+        do throws(ArtifactError) {
+            let tags = try sendParts(of: source, upload: name)
+            try complete(upload: name, tags: tags, digest: digest, count: source.count)
+        } catch {
+            // The first error is the one to tell. 404: there is nothing to delete any more.
+            _ = try? request("DELETE", query: "uploadId=\(name)", accepting: [404])
+            throw error
+        }
+    }
+
+    private func sendParts(of source: UploadSource, upload: String) throws(ArtifactError) -> [String] {
+        // At most 10,000 parts.
+        let size = max(client.configuration.partBytes, (source.count + 9_999) / 10_000)
+        var tags: [String] = []
+        for start in stride(from: 0, to: source.count, by: size) {
+            let part = source.slice(from: start, count: min(size, source.count - start))
+            guard let digest = part.digest() else { throw .storage(path: object.shown, reason: "what should be stored cannot be read") }
+            let outcome = try request("PUT", query: "partNumber=\(tags.count + 1)&uploadId=\(upload)", body: part, digest: digest)
+            guard let tag = outcome.entityTag else {
+                throw .service(
+                    url: object.shown, status: outcome.status, code: "InvalidAnswer", reason: "a part was stored without an ETag")
+            }
+            tags.append(tag)
+        }
+        return tags
+    }
+
+    private func complete(upload: String, tags: [String], digest: String, count: Int) throws(ArtifactError) {
+        let parts = tags.enumerated().map { index, tag in
+            let escaped = tag.replacing("&", with: "&amp;").replacing("<", with: "&lt;").replacing("\"", with: "&quot;")
+            return "<Part><PartNumber>\(index + 1)</PartNumber><ETag>\(escaped)</ETag></Part>"
+        }
+        let list = Array(
+            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\(parts.joined())</CompleteMultipartUpload>".utf8)
+        do throws(ArtifactError) {
+            let answer = SmallBody(url: object.shown)
+            _ = try request(
+                "POST", query: "uploadId=\(upload)", headers: ["Content-Type: application/xml"], body: UploadSource(bytes: list),
+                digest: SHA256.hexDigest(of: list), into: answer)
+        } catch .service(let url, let status, "NoSuchUpload", let reason) {
+            // An attempt whose answer was lost may have succeeded: then the object is there, and ours.
+            let outcome = try request("HEAD")
+            guard outcome.storedDigest == digest, outcome.length == count else {
+                throw .service(url: url, status: status, code: "NoSuchUpload", reason: reason)
+            }
+        }
+    }
+
+    /// A request with as many attempts as a fetch has.
+    private func request(
+        _ method: String, query: String? = nil, headers: [String] = [], body: UploadSource? = nil,
+        digest: String = SHA256.hexDigest(of: [UInt8]()), into answer: SmallBody? = nil, accepting: Set<Int> = []
+    ) throws(ArtifactError) -> HTTPTransfer.Outcome {
+        var delay = firstDelay
+        var attempt = 1
+        while true {
+            do throws(ArtifactError) {
+                _ = body?.seek(to: 0)
+                answer?.clear()
+                let outcome = try client.send(
+                    method, object, query: query, headers: headers, body: body, bodyDigest: digest, into: answer, accepting: accepting,
+                    limits: limits, cancelled: Cancellation(), on: handle)
+                let said = S3ErrorAnswer(answer?.bytes ?? [])
+                guard !said.isError else {
+                    // A success that turned out to be none, after the status had been sent.
+                    throw ArtifactError.service(
+                        url: object.shown, status: 500, code: said.code ?? "InternalError", reason: said.message ?? "")
+                }
+                return outcome
+            } catch {
+                guard !error.isPermanent, attempt < ArtifactFetcher.attempts else { throw error }
+            }
+            // This is one of our own threads, which may wait.
+            Thread.sleep(forTimeInterval: delay * Double.random(in: 0.5...1.5))
+            delay *= 2
+            attempt += 1
+        }
+    }
+}
