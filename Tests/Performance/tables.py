@@ -106,5 +106,5 @@ def scaling_table(found, threads):
             f"{r['seconds'] / first['seconds']:.1f}×", f"{rate * 1e-9:.0f}", f"{r['bytes'] / 2**20:.0f}",
             "—" if r is first else f"{(r['bytes'] - first['bytes']) / (r['tokens'] - first['tokens']) / 1024:.0f}",
         ])
-    head = ["tokens", "GFLOP", "over 1k", f"time, {threads} threads", "over 1k", "GFLOP/s", "peak MiB", "KiB a token beyond 1k"]
+    head = ["tokens", "GFLOP", "over 1k", f"time, {threads} thread{'s' if threads > 1 else ''}", "over 1k", "GFLOP/s", "peak MiB", "KiB a token beyond 1k"]
     return markdown(head, lines)
