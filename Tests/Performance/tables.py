@@ -24,6 +24,10 @@ def replace(page, what, text):
     page.write_text(head + start + "\n" + text + "\n\n" + end + tail)
 
 
+def counted(threads):
+    return f"{threads} threads" if threads > 1 else "one thread"
+
+
 def works(results):
     """Ours beside PyTorch's, a line a row."""
     lines = []
@@ -106,5 +110,5 @@ def scaling_table(found, threads):
             f"{r['seconds'] / first['seconds']:.1f}×", f"{rate * 1e-9:.0f}", f"{r['bytes'] / 2**20:.0f}",
             "—" if r is first else f"{(r['bytes'] - first['bytes']) / (r['tokens'] - first['tokens']) / 1024:.0f}",
         ])
-    head = ["tokens", "GFLOP", "over 1k", f"time, {threads} thread{'s' if threads > 1 else ''}", "over 1k", "GFLOP/s", "peak MiB", "KiB a token beyond 1k"]
+    head = ["tokens", "GFLOP", "over 1k", f"time, {counted(threads)}", "over 1k", "GFLOP/s", "peak MiB", "KiB a token beyond 1k"]
     return markdown(head, lines)
