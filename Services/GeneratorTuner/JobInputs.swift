@@ -25,15 +25,16 @@ final class JobInputs: Sendable {
         self.client = client
         self.logger = logger
         registry = ModelRegistry(client: client)
-        store = try ArtifactStore(location: configuration.artifactsStore)
+        let s3 = S3Configuration(environment: configuration.environment.variables)
+        store = try ArtifactStore(location: configuration.artifactsStore, s3: s3)
         folders = configuration.artifactsCache + "/folders"
         log = ArtifactFetchLog(client: client)
         let record = FetchRecord()
         fetched = record
         fetcher = try ArtifactFetcher(
-            allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { $0.hasPrefix("http") },
+            allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
             fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-            maximumBytes: configuration.artifactsMaximumBytes,
+            maximumBytes: configuration.artifactsMaximumBytes, s3: s3,
             logger: logger, onFetch: { record.add($0) })
     }
 

@@ -52,9 +52,10 @@ enum IngestService {
     static func fetcher(_ service: ServiceConfiguration, _ logger: Logger) throws -> ArtifactFetcher {
         do {
             return try ArtifactFetcher(
-                allow: service.artifactsAllow + [service.artifactsStore].filter { $0.hasPrefix("http") },
+                allow: service.artifactsAllow + [service.artifactsStore].filter { !$0.hasPrefix("file:") },
                 fileRoots: service.artifactsFileRoots,
-                cache: service.artifactsCache, maximumBytes: service.artifactsMaximumBytes, logger: logger)
+                cache: service.artifactsCache, maximumBytes: service.artifactsMaximumBytes,
+                s3: S3Configuration(environment: service.environment.variables), logger: logger)
         } catch let error as ArtifactError {
             throw ConfigurationError(variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "cannot be used: \(error)")
         }

@@ -19,9 +19,9 @@ enum LatentScorerService {
         let fetcher: ArtifactFetcher
         do {
             fetcher = try ArtifactFetcher(
-                allow: service.artifactsAllow + [service.artifactsStore].filter { $0.hasPrefix("http") },
+                allow: service.artifactsAllow + [service.artifactsStore].filter { !$0.hasPrefix("file:") },
                 fileRoots: service.artifactsFileRoots, cache: service.artifactsCache, maximumBytes: service.artifactsMaximumBytes,
-                logger: logger, onFetch: { fetches.add($0) })
+                s3: S3Configuration(environment: service.environment.variables), logger: logger, onFetch: { fetches.add($0) })
         } catch let error as ArtifactError {
             throw ConfigurationError(variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "cannot be used: \(error)")
         }

@@ -31,11 +31,12 @@ final class TrainerInputs: Sendable {
         let record = FetchRecord()
         fetched = record
         do {
-            store = try ArtifactStore(location: configuration.artifactsStore)
+            let s3 = S3Configuration(environment: configuration.environment.variables)
+            store = try ArtifactStore(location: configuration.artifactsStore, s3: s3)
             fetcher = try ArtifactFetcher(
-                allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { $0.hasPrefix("http") },
+                allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
                 fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-                maximumBytes: configuration.artifactsMaximumBytes, logger: logger, onFetch: { record.add($0) })
+                maximumBytes: configuration.artifactsMaximumBytes, s3: s3, logger: logger, onFetch: { record.add($0) })
         } catch let error as ArtifactError {
             throw ConfigurationError(
                 variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "or FORETASTE_ARTIFACTS_STORE cannot be used: \(error)")

@@ -101,7 +101,7 @@ public struct ServiceConfiguration: Sendable {
             (prefix + "LISTEN", "HOST:PORT to serve on, port 0 for any free one", "127.0.0.1:0"),
             (prefix + "READY_FILE", "a file to write {\"url\",\"pid\"} to once the port is bound", "none"),
             ("FORETASTE_ARTIFACTS_ALLOW", "URL prefixes that artifacts may come from, by commas", "the own store"),
-            ("FORETASTE_ARTIFACTS_STORE", "where own artifacts go: file:///…, http://…", "artifacts/ in the data folder"),
+            ("FORETASTE_ARTIFACTS_STORE", "where own artifacts go: file:///…, http://…, s3://bucket/…", "artifacts/ in the data folder"),
             ("FORETASTE_ARTIFACTS_FILE_ROOTS", "folders that file: URLs may name, by commas", "the own store"),
             ("FORETASTE_ARTIFACTS_CACHE", "the folder of fetched artifacts", "cache/artifacts in the data folder"),
             ("FORETASTE_ARTIFACTS_MAX_BYTES", "the largest artifact that is fetched", "4294967296"),

@@ -17,7 +17,11 @@ struct DataOptions: ParsableArguments {
         try await folder().withDatabase(body)
     }
 
-    func artifactStore() throws -> ArtifactStore { try ArtifactStore(location: configuration().artifactsStore) }
+    func artifactStore() throws -> ArtifactStore {
+        let configuration = try configuration()
+        return try ArtifactStore(
+            location: configuration.artifactsStore, s3: S3Configuration(environment: configuration.environment.variables))
+    }
 
     func cacheDirectory() throws -> String { try configuration().artifactsCache }
 
@@ -25,9 +29,10 @@ struct DataOptions: ParsableArguments {
     func artifactFetcher() throws -> ArtifactFetcher {
         let configuration = try configuration()
         return try ArtifactFetcher(
-            allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { $0.hasPrefix("http") },
+            allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
             fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-            maximumBytes: configuration.artifactsMaximumBytes)
+            maximumBytes: configuration.artifactsMaximumBytes,
+            s3: S3Configuration(environment: configuration.environment.variables))
     }
 
     private func configuration() throws -> ServiceConfiguration {
