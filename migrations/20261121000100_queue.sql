@@ -78,7 +78,7 @@ create index job_leased on queue.job (worker_id) where state = 1;
 create unique index job_dedupe on queue.job (dedupe_key) where dedupe_key is not null;
 comment on table queue.job is 'Live jobs only: a finished one moves to queue.done, one that is given up to queue.dead.';
 comment on column queue.job.state is '0 ready, 1 leased, 2 deferred until run_at, 3 waiting for other jobs (not used yet).';
-comment on column queue.job.token is 'Fencing token: +1 at every claim, rescue, release, cancel and retry; whoever holds an older one can write nothing.';
+comment on column queue.job.token is 'Fencing token: grows at every claim, rescue, release, cancel and retry; whoever holds an older one can write nothing.';
 comment on column queue.job.attempt is 'Claims so far.';
 comment on column queue.job.band is 'Priority, 0 first.';
 
@@ -336,7 +336,7 @@ create function queue.heartbeat(
 ) language plpgsql as $$
 #variable_conflict use_column
 declare
-    rung int;
+    stray queue.job;
 begin
     -- A beat that a crash of the server forgets is like one that came late.
     perform set_config('synchronous_commit', 'off', true);
@@ -368,18 +368,14 @@ begin
     where not exists (select from queue.job j where j.id = said.id and j.token = said.token and j.state = 1);
     -- Leased to this worker for long, and it knows nothing of them: the answer to a claim was lost, or it gave them up while the
     -- database was away. No other rule would ever take them from a worker that lives.
-    with unknown as (
-        select j.id, j.queue_id from queue.job j
+    for stray in
+        select j.* from queue.job j
         where j.worker_id = heartbeat.worker and j.state = 1 and j.claimed_at < clock_timestamp() - heartbeat.ttl
             and j.id <> all (heartbeat.ids)
         for update skip locked
-    ), released as (
-        update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq')
-        from unknown where j.id = unknown.id
-    ), run as (
-        delete from queue.run r using unknown where r.job_id = unknown.id
-    )
-    select count(queue.ring(q.class)) into rung from queue.queue q where q.id in (select unknown.queue_id from unknown);
+    loop
+        perform queue.hand_back(stray);
+    end loop;
     select coalesce(array_agg(j.id), '{}') into cancelled
     from queue.job j join queue.run r on r.job_id = j.id
     where j.worker_id = heartbeat.worker and j.state = 1 and r.cancel_requested_at is not null;
@@ -395,7 +391,8 @@ language plpgsql as $$
 declare
     source queue.queue;
 begin
-    -- A claim that a crash of the server forgets leaves the job ready, and its token refuses whoever thought to have it.
+    -- A claim that a crash of the server forgets leaves the job ready under its old token. The next claim must not give the same token
+    -- to somebody else while the first one still believes in it, so tokens grow by a random stride.
     perform set_config('synchronous_commit', 'off', true);
     select q.* into source from queue.queue q where q.name = claim.queue and q.paused_at is null
         and exists (select from queue.worker w where w.id = claim.worker and w.ended_at is null and w.expires_at > clock_timestamp());
@@ -409,7 +406,7 @@ begin
                 select j.id from queue.job j where j.state = 0 and j.queue_id = source.id and j.kind = claim.kind
                 order by j.band, j.seq limit claim.up_to for update skip locked
             )
-            update queue.job j set state = 1, worker_id = claim.worker, token = j.token + 1, attempt = j.attempt + 1,
+            update queue.job j set state = 1, worker_id = claim.worker, token = j.token + 1 + floor(random() * 1000000)::bigint, attempt = j.attempt + 1,
                 claimed_at = clock_timestamp()
             from pick where j.id = pick.id
             returning j.id, j.token, j.attempt, j.failures, j.rescues, j.args, j.headers, j.created_at;
@@ -419,7 +416,7 @@ begin
                 select j.id from queue.job j where j.state = 0 and j.queue_id = source.id and j.kind = claim.kind
                 order by j.band, j.seq limit claim.up_to for update skip locked
             ), got as (
-                update queue.job j set state = 1, worker_id = claim.worker, token = j.token + 1, attempt = j.attempt + 1,
+                update queue.job j set state = 1, worker_id = claim.worker, token = j.token + 1 + floor(random() * 1000000)::bigint, attempt = j.attempt + 1,
                     claimed_at = clock_timestamp()
                 from pick where j.id = pick.id returning j.*
             ), run as (
@@ -442,11 +439,13 @@ comment on function queue.claim is 'Leases up to so many ready jobs of a kind to
 create function queue.hold(id bigint, token bigint) returns boolean language plpgsql as $$
 #variable_conflict use_column
 begin
+    -- The lock keeps rescue and operators away, so a process that freezes with it must not keep it for ever.
+    perform set_config('idle_in_transaction_session_timeout', '30s', true);
     perform from queue.job j where j.id = hold.id and j.token = hold.token and j.state = 1 for no key update;
     return found;
 end
 $$;
-comment on function queue.hold is 'Fences a transaction: true, and the job''s row locked until its end, if the token is live. Effects written behind it commit with queue.complete or not at all.';
+comment on function queue.hold is 'Fences a transaction: true, and the job''s row locked until its end, if the token is live. Effects written behind it commit with queue.complete or not at all. The server ends the transaction when its client leaves it alone for 30 seconds.';
 
 create function queue.complete(ids bigint[], tokens bigint[], results jsonb[]) returns setof bigint language plpgsql as $$
 #variable_conflict use_column
@@ -516,6 +515,12 @@ begin
         perform queue.bury(job, case when fail.permanent then 'permanent' else 'attempts' end);
         return 'dead';
     end if;
+    -- It failed before it heard that it was cancelled: it must not be tried again all the same.
+    if exists (select from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null) then
+        job.last_error := job.last_error - 'delay_s';
+        perform queue.bury(job, 'cancelled');
+        return 'dead';
+    end if;
     update queue.job j set state = 2, token = job.token + 1, worker_id = null, failures = job.failures, last_error = job.last_error,
         run_at = clock_timestamp() + delay * interval '1 second'
     where j.id = job.id;
@@ -523,21 +528,36 @@ begin
     return 'retry';
 end
 $$;
-comment on function queue.fail is 'A handler failed: retry later, or dead. Answers retry, dead or fenced.';
+comment on function queue.fail is 'A handler failed: retry later, or dead; dead also when it was asked to cancel. Answers retry, dead or fenced.';
+
+create function queue.hand_back(job queue.job) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+    cancel queue.run;
+begin
+    select r.* into cancel from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null;
+    if found then
+        job.last_error := jsonb_build_object('message', coalesce(cancel.cancel_reason, 'cancelled'), 'at', clock_timestamp(), 'attempt', job.attempt);
+        perform queue.bury(job, 'cancelled');
+    else
+        update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq') where j.id = job.id;
+        delete from queue.run r where r.job_id = job.id;
+        perform queue.ring(q.class) from queue.queue q where q.id = job.queue_id;
+    end if;
+end
+$$;
+comment on function queue.hand_back is 'Makes a leased job, which the caller has locked, ready again, or dead if it was asked to cancel. Not for operators.';
 
 create function queue.release(id bigint, token bigint) returns boolean language plpgsql as $$
 #variable_conflict use_column
 declare
-    source smallint;
+    job queue.job;
 begin
-    update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq')
-    where j.id = release.id and j.token = release.token and j.state = 1
-    returning j.queue_id into source;
+    select j.* into job from queue.job j where j.id = release.id and j.token = release.token and j.state = 1 for update;
     if not found then
         return false;
     end if;
-    delete from queue.run r where r.job_id = release.id;
-    perform queue.ring(q.class) from queue.queue q where q.id = source;
+    perform queue.hand_back(job);
     return true;
 end
 $$;

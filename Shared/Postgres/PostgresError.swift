@@ -37,7 +37,7 @@ public struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible
     /// The connection could not be made or was lost, the server is going down or coming up. A statement that was under way may or may
     /// not have been carried out.
     public var isConnectionFailure: Bool {
-        sqlState.hasPrefix("08") || ["57P01", "57P02", "57P03", "57P05", "53300"].contains(sqlState)
+        sqlState.hasPrefix("08") || ["25P03", "57P01", "57P02", "57P03", "57P05", "53300"].contains(sqlState)
     }
 
     /// The same transaction may well succeed when it is run again: connection trouble, deadlock, serialization failure, lock not

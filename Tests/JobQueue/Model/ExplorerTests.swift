@@ -1,0 +1,32 @@
+import Foundation
+import Testing
+
+/// `FORETASTE_EXPLORE=1` goes two ticks further and follows every state to its end: minutes instead of seconds.
+private let isLong = ProcessInfo.processInfo.environment["FORETASTE_EXPLORE"] != nil
+
+@Suite struct ExplorerTests {
+    @Test(arguments: isLong ? Scenario.short + [.everything] : Scenario.short)
+    func noOrderOfEventsBreaksAnInvariant(_ scenario: Scenario) {
+        var scenario = scenario
+        if isLong { scenario.budget.ticks += 1 }
+        let report = Explorer(scenario: scenario, settlesEvery: isLong ? 1 : 16).run()
+        #expect(report.counterexample == nil, "\(scenario.name):\n\(report.counterexample.map(String.init(describing:)) ?? "")")
+        #expect(report.isComplete, "\(scenario.name): more than \(report.states) states")
+        #expect(report.states > 100, "\(scenario.name): something keeps it from exploring")
+        print("explored \(report.states) states, \(report.steps) steps, depth \(report.depth): \(scenario.name)")
+    }
+
+    @Test(arguments: Variant.all)
+    func aProtocolWithoutTheRuleIsCaught(_ variant: Variant) throws {
+        let report = Explorer(scenario: variant.scenario, rules: Rules(broken: variant.broken)).run()
+        let counterexample = try #require(
+            report.counterexample, "\(variant) breaks nothing in \(report.states) states of \(variant.scenario.name)")
+        #expect(counterexample.breach == variant.breach, "\(variant)\n\(counterexample)")
+        print("\(variant), \(variant.scenario.name):\n\(counterexample)")
+    }
+
+    @Test func everyRuleIsDroppedByAVariant() {
+        let dropped = Variant.all.reduce(into: Set<Rule>()) { $0.formUnion($1.broken) }
+        #expect(dropped == Set(Rule.allCases))
+    }
+}
