@@ -10,8 +10,6 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .unsafeFlags(["-enable-testing"]),
 ]
-// Numeric loops check shapes at the door, not at every element.
-let numeric: [SwiftSetting] = settings + [.unsafeFlags(["-Ounchecked"])]
 
 let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
@@ -54,19 +52,19 @@ let package = Package(
             name: "CKernels", path: "Shared/System/CKernels", cSettings: [.unsafeFlags(["-O3", "-ffast-math", "-fno-finite-math-only"])]),
 
         // Numerics: a library that somebody could use alone.
-        .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: numeric),
+        .target(name: "Tensors", dependencies: ["COpenBLAS", "CKernels"], path: "Shared/Tensors", swiftSettings: settings),
         .target(name: "Safetensors", dependencies: ["Tensors"], path: "Shared/Safetensors", swiftSettings: settings),
-        .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: numeric),
-        .target(name: "Diffusion", dependencies: ["Tensors", "Safetensors"], path: "Shared/Diffusion", swiftSettings: numeric),
+        .target(name: "Backbones", dependencies: ["Tensors", "Safetensors"], path: "Shared/Backbones", swiftSettings: settings),
+        .target(name: "Diffusion", dependencies: ["Tensors", "Safetensors"], path: "Shared/Diffusion", swiftSettings: settings),
         .target(
             name: "Rewards", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion"], path: "Shared/Rewards",
-            swiftSettings: numeric),
+            swiftSettings: settings),
         .target(
             name: "Alignment", dependencies: ["Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards"], path: "Shared/Alignment",
-            swiftSettings: numeric),
+            swiftSettings: settings),
         .target(
             name: "DemoWorld", dependencies: ["Tensors", "Safetensors"], path: "Shared/DemoWorld", resources: [.copy("Resources")],
-            swiftSettings: numeric),
+            swiftSettings: settings),
 
         // Plumbing: knows nothing of tensors or of preferences.
         .target(name: "Artifacts", dependencies: ["CCurl", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
@@ -122,10 +120,10 @@ let package = Package(
         .executableTarget(
             name: "JobQueueTestWorker", dependencies: ["JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
             swiftSettings: settings),
-        .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: numeric),
+        .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: settings),
         .executableTarget(
             name: "BackboneBench", dependencies: ["COpenBLAS", "Tensors", "Backbones"], path: "Tests/Performance/BackboneBench",
-            swiftSettings: numeric),
+            swiftSettings: settings),
         .testTarget(name: "TensorsTests", dependencies: ["Tensors"], path: "Tests/Tensors", swiftSettings: settings),
         .target(name: "CAllocationCounter", path: "Tests/Support/CAllocationCounter"),
         .target(

@@ -292,17 +292,22 @@ import Testing
                 if dk { head.dk = results[1].mutablePointer }
                 head.dv = results[2].mutablePointer
                 run(&head)
+                withExtendedLifetime((t, y, logs)) {}
                 return results
             }
-            let exact = gradients { head in
-                ck_attention_backward(&head, Tensor(uninitialized: [ck_attention_backward_scratch(&head)]).mutablePointer)
+            // The scratch must outlive the call: a tensor that nobody names any more goes back to the pool, and to another test.
+            func inFloat32(_ head: inout ck_attention_gradient) {
+                let scratch = Tensor(uninitialized: [ck_attention_backward_scratch(&head)])
+                ck_attention_backward(&head, scratch.mutablePointer)
+                withExtendedLifetime(scratch) {}
             }
+            let exact = gradients(inFloat32)
             func onTiles(_ head: inout ck_attention_gradient) {
                 let scratch = Tensor(uninitialized: [ck_amx_attention_backward_scratch(&head) / 4])
                 let done = ck_amx_attention_backward(&head, scratch.mutablePointer) == 0
                 #expect(done == Precision.hasTiles)
                 // Without tiles the caller goes on in Float32.
-                if !done { ck_attention_backward(&head, Tensor(uninitialized: [ck_attention_backward_scratch(&head)]).mutablePointer) }
+                if !done { inFloat32(&head) }
                 withExtendedLifetime(scratch) {}
             }
             let found = gradients(onTiles)

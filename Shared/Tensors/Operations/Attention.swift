@@ -61,6 +61,7 @@ struct AttentionShape {
     /// A part is a head of a batch entry, or some of its queries where they are many: then keys and values are copied once, so that a head's
     /// rows lie together.
     func forward(_ q: Tensor, _ k: Tensor, _ v: Tensor, _ logs: Tensor?) -> Tensor {
+        if let result = forwardOnTiles(q, k, v, logs) { return result }
         let result = Tensor(uninitialized: q.shape)
         let most = ck_attention_query_tile()
         let tiles = (queries + most - 1) / most
@@ -128,6 +129,7 @@ struct AttentionShape {
             (head.queryStride, head.keyStride) = (total, total)
             head.keys = min(range, keys)
             let scratch = Tensor(uninitialized: [ck_attention_backward_scratch(&head)])
+            let tiles = backwardScratch(head)
             for index in part {
                 let (b, h, first) = (index / (heads * ranges), index / ranges % heads, index % ranges * range)
                 head.keys = min(range, length(b) - first)
@@ -140,6 +142,7 @@ struct AttentionShape {
                 head.dq = dq.map { $0[index % ranges].mutablePointer + place }
                 head.dk = dk.map { $0.mutablePointer + keyPlace }
                 head.dv = dv.map { $0.mutablePointer + keyPlace }
+                if let tiles, ck_amx_attention_backward(&head, tiles.mutablePointer) == 0 { continue }
                 ck_attention_backward(&head, scratch.mutablePointer)
             }
         }
