@@ -48,8 +48,8 @@ struct Product {
                 finish(target, epilogue.activated.map { $0 + start * stride }, stride: stride, rows: count, epilogue)
             }
         }
-        // Few rows do not pay for packing a matrix that stays in the second cache as it is.
-        let direct = !b.transposed && columns % 32 == 0 && rows <= 576 && columns * depth <= 1 << 19
+        // A matrix that fits the second cache is read where it lies: packing it would cost more than its strides do.
+        let direct = !b.transposed && columns % 32 == 0 && rows <= 1024 && columns * depth <= 1 << 19
         let packed = direct ? nil : pack(b)
         forEachIndex(parts) { index in
             let start = index * part
