@@ -1,4 +1,4 @@
-/// The tables of schema `queue` as a value, and its functions as mutations: what `migrations/20261121000100_queue.sql` says, without SQL.
+/// The tables of schema `queue` as a value, and its functions as mutations: what `migrations/*_queue_*.sql` says, without SQL.
 ///
 /// Time is relative, in ticks of ten seconds, and stops counting where nothing depends on it any more, so that there are finitely many
 /// states. The order of `jobs` is the order of `seq`.

@@ -1,0 +1,79 @@
+-- migrate:up
+
+-- Enqueue.
+
+create function queue.ring(class text) returns void language sql as $$
+    -- A doorbell, never data: identical notifications of one transaction collapse into one.
+    select pg_notify('queue_' || class, '')
+$$;
+comment on function queue.ring is 'Wakes the workers of a class of queues (short, long) when the transaction commits.';
+
+create function queue.find(name text) returns queue.queue language plpgsql stable as $$
+#variable_conflict use_column
+declare
+    found_queue queue.queue;
+begin
+    select q.* into found_queue from queue.queue q where q.name = find.name;
+    if not found then
+        raise exception 'there is no queue named %', find.name using errcode = 'no_data_found',
+            hint = 'known: ' || coalesce((select string_agg(q.name, ', ' order by q.name) from queue.queue q), 'none')
+                || '. A new one is made with queue.define(name, class).';
+    end if;
+    return found_queue;
+end
+$$;
+comment on function queue.find is 'The settings of a queue; an error that lists the known ones if there is none of that name.';
+
+create function queue.enqueue(
+    kind text, args jsonb default '{}', queue text default null, dedupe_key text default null,
+    run_at timestamptz default null, band int default 1, headers jsonb default null
+) returns bigint language plpgsql as $$
+#variable_conflict use_column
+declare
+    target queue.queue := queue.find(coalesce(enqueue.queue, enqueue.kind));
+    later boolean := coalesce(enqueue.run_at > clock_timestamp(), false);
+    job bigint;
+begin
+    loop
+        insert into queue.job (queue_id, kind, args, dedupe_key, run_at, band, state, headers)
+        values (target.id, enqueue.kind, coalesce(enqueue.args, '{}'), enqueue.dedupe_key, case when later then enqueue.run_at end,
+            enqueue.band, case when later then 2 else 0 end, enqueue.headers)
+        on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
+        returning id into job;
+        if found then
+            if not later then
+                perform queue.ring(target.class);
+            end if;
+            return job;
+        end if;
+        select j.id into job from queue.job j where j.dedupe_key = enqueue.dedupe_key;
+        if found then
+            return job;
+        end if;
+        -- The live job with this key ended between the two statements: try again.
+    end loop;
+end
+$$;
+comment on function queue.enqueue is 'Adds a job and returns its id; with a dedupe_key that a live job has, returns that one''s. Part of the caller''s transaction. '
+    'Example: select queue.enqueue(''train_reward'', ''{"name":"reward-overall","backbone":"wan-demo"}'')';
+
+create function queue.enqueue_many(kind text, args jsonb[], dedupe_keys text[] default null, queue text default null, band int default 1)
+returns setof bigint language plpgsql as $$
+#variable_conflict use_column
+declare
+    target queue.queue := queue.find(coalesce(enqueue_many.queue, enqueue_many.kind));
+begin
+    return query
+        insert into queue.job (queue_id, kind, args, dedupe_key, band)
+        select target.id, enqueue_many.kind, new.args, new.dedupe_key, enqueue_many.band
+        from unnest(enqueue_many.args, enqueue_many.dedupe_keys) with ordinality new (args, dedupe_key, n) where new.args is not null order by n
+        on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
+        returning id;
+    perform queue.ring(target.class);
+end
+$$;
+comment on function queue.enqueue_many is 'Adds many jobs in one statement and returns the ids of the new ones; those whose dedupe key is live are left out.';
+
+-- migrate:down
+
+drop function queue.enqueue_many, queue.enqueue, queue.find, queue.ring;

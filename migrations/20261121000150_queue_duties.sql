@@ -1,0 +1,85 @@
+-- migrate:up
+
+-- Rescue and other duties that any worker does, once a second.
+
+create function queue.rescue_job(job queue.job, why text) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+    settings queue.queue;
+    cancel queue.run;
+begin
+    select q.* into strict settings from queue.queue q where q.id = job.queue_id;
+    select r.* into cancel from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null;
+    job.rescues := job.rescues + 1;
+    if found then
+        job.last_error := jsonb_build_object('message', coalesce(cancel.cancel_reason, 'cancelled'), 'at', clock_timestamp(), 'attempt', job.attempt);
+        perform queue.bury(job, 'cancelled');
+    elsif job.rescues > settings.max_rescues then
+        job.last_error := jsonb_build_object('message', format('its worker was lost %s times, at last by %s', job.rescues, why),
+            'at', clock_timestamp(), 'attempt', job.attempt);
+        perform queue.bury(job, 'crash_loop');
+    else
+        update queue.job j set state = 0, token = j.token + 1, rescues = job.rescues, worker_id = null, seq = nextval('queue.seq'),
+            last_error = coalesce(j.last_error, '{}') || jsonb_build_object('rescued', why, 'rescued_at', clock_timestamp())
+        where j.id = job.id;
+        delete from queue.run r where r.job_id = job.id;
+        perform queue.ring(settings.class);
+    end if;
+end
+$$;
+comment on function queue.rescue_job is 'Takes one job, which the caller has locked, from a worker that is lost. Not for operators.';
+
+create function queue.rescue(suspicion interval default '1.8 seconds') returns int language plpgsql as $$
+#variable_conflict use_column
+declare
+    job queue.job;
+    rescued int := 0;
+begin
+    -- Workers whose session is gone: missed once, written down; still missing later, dead. Those that have not been heard of since the
+    -- server started get ten seconds to come back.
+    update queue.worker w set absent_since = clock_timestamp()
+    where w.ended_at is null and w.absent_since is null
+        and (w.beat_at > pg_postmaster_start_time() or pg_postmaster_start_time() < clock_timestamp() - interval '10 seconds')
+        and not exists (select from pg_stat_activity a
+            where a.pid = w.backend_pid and (a.backend_start = w.backend_start or a.backend_start is null));
+    update queue.worker w set ended_at = clock_timestamp(),
+        ended_why = case when w.expires_at < clock_timestamp() then 'lease_expired' else 'session_lost' end
+    where w.id in (
+        select v.id from queue.worker v where v.ended_at is null
+            and (v.expires_at < clock_timestamp() or v.absent_since < clock_timestamp() - suspicion)
+        for update skip locked);
+    for job in
+        select j.* from queue.job j left join queue.worker w on w.id = j.worker_id left join queue.run r on r.job_id = j.id
+        where j.state = 1 and (w.id is null or w.ended_at is not null or r.lease_until < clock_timestamp()
+            or r.cancel_requested_at < clock_timestamp() - interval '30 seconds')
+        limit 500 for update of j skip locked
+    loop
+        perform queue.rescue_job(job, coalesce((select w.ended_why from queue.worker w where w.id = job.worker_id), 'run_lease_expired'));
+        rescued := rescued + 1;
+    end loop;
+    return rescued;
+end
+$$;
+comment on function queue.rescue is 'Takes the jobs of lost workers and of stalled runs away from them and makes them ready again; returns how many.';
+
+create function queue.promote() returns int language plpgsql as $$
+#variable_conflict use_column
+declare
+    promoted int;
+begin
+    with due as (
+        select j.id from queue.job j where j.state = 2 and j.run_at <= clock_timestamp() order by j.run_at limit 1000 for update skip locked
+    ), moved as (
+        update queue.job j set state = 0, seq = nextval('queue.seq') from due where j.id = due.id returning j.queue_id
+    ), rung as (
+        select count(queue.ring(q.class)) from queue.queue q where q.id in (select queue_id from moved)
+    )
+    select count(*) + 0 * (select count from rung) into promoted from moved;
+    return promoted;
+end
+$$;
+comment on function queue.promote is 'Makes deferred jobs ready whose time has come; returns how many.';
+
+-- migrate:down
+
+drop function queue.promote, queue.rescue, queue.rescue_job;

@@ -1,0 +1,27 @@
+-- migrate:up
+
+-- The sweep: everything that any worker does once a second.
+
+create function queue.sweep(out rescued int, out promoted int, out fired int, out next_due timestamptz) language plpgsql as $$
+#variable_conflict use_column
+declare
+    s queue.schedule;
+begin
+    rescued := 0; promoted := 0; fired := 0;
+    -- No elected leader: whoever comes first sweeps, in one short transaction, and a frozen process holds nothing.
+    if not pg_try_advisory_xact_lock(hashtext('queue.sweep')) then
+        return;
+    end if;
+    rescued := queue.rescue();
+    promoted := queue.promote();
+    for s in select t.* from queue.schedule t where t.counter >= t.every_new_pairs and t.paused_at is null for update skip locked loop
+        fired := fired + (queue.fire(s) is not null)::int;
+    end loop;
+    select min(j.run_at) into next_due from queue.job j where j.state = 2;
+end
+$$;
+comment on function queue.sweep is 'Rescue, promotion of deferred jobs and counting schedules; every worker calls it each second, one at a time does it.';
+
+-- migrate:down
+
+drop function queue.sweep;
