@@ -64,7 +64,10 @@ create table queue.job (
     attempt smallint not null default 0,
     failures smallint not null default 0,
     rescues smallint not null default 0,
+    waits_on smallint not null default 0,
+    parent boolean not null default false,
     kind text not null,
+    slot text,
     dedupe_key text,
     args jsonb not null,
     last_error jsonb,
@@ -75,9 +78,12 @@ create index job_due on queue.job (run_at) where state = 2;
 create index job_leased on queue.job (worker_id) where state = 1;
 create unique index job_dedupe on queue.job (dedupe_key) where dedupe_key is not null;
 comment on table queue.job is 'Live jobs only: a finished one moves to queue.done, one that is given up to queue.dead.';
-comment on column queue.job.state is '0 ready, 1 leased, 2 deferred until run_at, 3 waiting for other jobs (not used yet).';
+comment on column queue.job.state is '0 ready, 1 leased, 2 deferred until run_at, 3 waiting for other jobs.';
 comment on column queue.job.token is 'Fencing token: grows at every claim, rescue, release, cancel and retry; whoever holds an older one can write nothing.';
 comment on column queue.job.attempt is 'Claims so far.';
+comment on column queue.job.waits_on is 'How many jobs must still succeed before this one becomes ready.';
+comment on column queue.job.parent is 'Other jobs wait for this one: its end has to look for them.';
+comment on column queue.job.slot is 'The permit that the job needs while it runs (one trainer a GPU, say); null: none.';
 comment on column queue.job.band is 'Priority, 0 first.';
 
 create table queue.done (
