@@ -17,10 +17,12 @@ begin
     for s in select t.* from queue.schedule t where t.counter >= t.every_new_pairs and t.paused_at is null for update skip locked loop
         fired := fired + (queue.fire(s) is not null)::int;
     end loop;
-    select min(j.run_at) into next_due from queue.job j where j.state = 2;
+    fired := fired + queue.tick();
+    next_due := least((select min(j.run_at) from queue.job j where j.state = 2),
+        (select min(t.next_at) from queue.schedule t where t.paused_at is null));
 end
 $$;
-comment on function queue.sweep is 'Rescue, promotion of deferred jobs and counting schedules; every worker calls it each second, one at a time does it.';
+comment on function queue.sweep is 'Rescue, promotion of deferred jobs and schedules, counting and by the clock; every worker calls it each second and when next_due has come, one at a time does it.';
 
 -- migrate:down
 

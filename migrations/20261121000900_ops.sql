@@ -61,9 +61,21 @@ from queue.worker w;
 comment on view ops.workers is 'The processes that take jobs, and those that did.';
 
 create view ops.schedules as
-select s.key, q.name as queue, s.kind, s.args, s.topic, s.every_new_pairs, s.counter, s.fired, s.paused_at, s.last_at, s.last_job_id
+select
+    s.key, q.name as queue, s.kind, s.args, s.topic, s.every_new_pairs, s.counter, s.fired, s.paused_at, s.last_at, s.last_job_id,
+    s.cron, s.time_zone, s.missed, s.overlap, extract(epoch from s.jitter)::double precision as jitter_s, s.next_at, s.last_tick, s.skipped,
+    s.last_outcome,
+    coalesce(
+        (select case j.state when 0 then 'ready' when 1 then 'leased' when 2 then 'deferred' else 'waiting' end
+            from queue.job j where j.id = s.last_job_id),
+        (select 'succeeded' from queue.done d where d.id = s.last_job_id limit 1),
+        (select case d.reason when 'cancelled' then 'cancelled' else 'dead' end from queue.dead d where d.id = s.last_job_id)) as last_job_state,
+    extract(epoch from s.last_at - s.last_tick)::double precision as last_lateness_s,
+    case when s.paused_at is null then greatest(extract(epoch from clock_timestamp() - s.next_at), 0)::double precision end as overdue_s
 from queue.schedule s join queue.queue q on q.id = s.queue_id;
-comment on view ops.schedules is 'Schedules with what they have counted since they last fired.';
+comment on view ops.schedules is 'Schedules: what they have counted since they last fired, or when they are next due; what came of the last time.';
+comment on column ops.schedules.last_lateness_s is 'How long after its time the last firing was.';
+comment on column ops.schedules.overdue_s is 'How long a time has passed that nobody has served: above a few seconds, no worker runs.';
 
 create view ops.checkpoints as
 select c.job_id, c.step, c.n, c.token, c.blob_uri as url, encode(c.sha256, 'hex') as sha256, c.bytes, c.created_at

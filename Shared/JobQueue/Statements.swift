@@ -11,7 +11,13 @@ enum Statements {
     static let pause = "select queue.pause($1)"
     static let resume = "select queue.resume($1)"
     static let scheduleAdd = "select queue.schedule_add($1, $2, $3, every_new_pairs => $4, topic => $5)"
+    static let scheduleAddCron = """
+        select queue.schedule_add($1, $2, $3, cron => $4, time_zone => $5, missed => $6, overlap => $7, jitter => $8 * interval '1 second')
+        """
     static let scheduleRemove = "select queue.schedule_remove($1) as existed"
+    static let schedulePause = "select queue.schedule_pause($1) as existed"
+    static let scheduleResume = "select queue.schedule_resume($1) as existed"
+    static let schedulePreview = "select at from queue.schedule_preview($1, $2, $3) at"
     static let schedules = "select s.*, to_jsonb(s) as json from ops.schedules s order by s.key"
     static let countEvent = "select queue.count_event($1, $2) as fired"
 
