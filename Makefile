@@ -17,6 +17,7 @@ test: build
 
 bench: build
 	@Tests/Performance/bench
+	@Tests/Performance/bench queue
 
 lint:
 	swift format lint --strict --recursive --configuration .swift-format Shared Services Tests migrations Package.swift

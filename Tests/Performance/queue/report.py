@@ -1,0 +1,176 @@
+"""What was measured, as Markdown, and which of the bars are met."""
+import os
+import platform
+import time
+
+from engines import described
+from latency import RATES
+from tables import bar_table, markdown
+
+
+def processor():
+    for line in open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or "unknown processor"
+
+
+def text(engines, version, repetitions, found, sections, problems, quick):
+    cores = len(os.sched_getaffinity(0))
+    lines = [
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {cores} cores for server, workers and producers together, {platform.system()} "
+        f"{platform.machine()}, PostgreSQL {version}; fsync, synchronous_commit and autovacuum on; load average before the report "
+        f"{os.getloadavg()[0]:.1f}; {repetitions} repetition{'s' if repetitions > 1 else ''} in turn"
+        + (", medians." if repetitions > 1 else ".") + (" **A smoke run: the figures say little.**" if quick else ""),
+        "Peers, from PyPI: " + ", ".join(", ".join(engine.requirements[:1]) for engine in engines if not engine.ours) + ".",
+    ]
+    if "drain" in found:
+        lines += ["", *drain_table(engines, found["drain"])]
+    if "latency" in found:
+        lines += ["", *latency_table(engines, found["latency"])]
+    if "pinned" in found:
+        lines += ["", *pinned_table(engines, found["pinned"], found["pinned_s"])]
+    if "zombie" in sections:
+        lines += ["", *zombie_table(engines, found["zombie"])]
+    if "rescue" in sections:
+        lines += ["", *rescue_table(engines, found["rescue"])]
+    bars = all_bars(engines, found)
+    counted = [met for *_, met in bars if met is not None]
+    lines += ["", *bar_table(bars), "", f"{sum(counted)} of {len(counted)} bars met, {len(bars) - len(counted)} not measured."]
+    if problems:
+        lines += ["", "What went wrong:", "", *[f"- {problem}" for problem in problems]]
+    return "\n".join(lines)
+
+
+def short(engine, problem="did not run"):
+    return engine.problem.splitlines()[0][:90] if engine.problem else problem
+
+
+def drain_table(engines, found):
+    head = ["no-op drain, 256 B", "settings", "jobs", "jobs/s (range)", "server CPU µs/job", "client CPU µs/job", "WAL B/job",
+            "commits/job", "history"]
+    lines = []
+
+    def line(name, setting, figures, history):
+        low, high = figures["lowest"], figures["highest"]
+        lines.append([
+            name, setting, f"{figures['jobs']:,.0f}", f"**{figures['rate']:,.0f}** ({low:,.0f}–{high:,.0f})",
+            f"{figures['server_us']:,.1f}", f"{figures['client_us']:,.1f}" if figures["client_us"] else "—", f"{figures['wal']:,.0f}",
+            f"{figures['commits']:.3f}", history])
+
+    for engine in engines:
+        for name in ("default", "tuned"):
+            setting = f"{name}: {described(getattr(engine, name))}"
+            if figures := found.get((engine.name, name)):
+                line(engine.name, setting, figures, engine.history)
+            else:
+                lines.append([engine.name, setting, short(engine, "failed, see below"), *["—"] * 6])
+            if engine.ours and (figures := found.get(("pgbench", name))):
+                line("pgbench, our statement", "2 clients, 500 jobs a turn", figures, engine.history)
+    return [
+        "**Drain.** The queue is filled, vacuumed and checkpointed, then one worker process drains it; the clock stops when the last job is "
+        "durably done, counted by SQL. CPU is that of the whole server and of the worker process; WAL includes the full-page images that "
+        "follow the checkpoint.", "", *markdown(head, lines)]
+
+
+def latency_table(engines, found):
+    head = ["pick-up, ms", "settings", "rate", "p50", "p95", "p99 (each repetition)", "p99.9", "max", "jobs"]
+    lines = []
+    for engine in engines:
+        for rate in RATES:
+            figures = found.get((engine.name, rate))
+            if not figures:
+                lines.append([engine.name, described(engine.quick), f"{rate}/s", short(engine, "failed, see below"), *["—"] * 5])
+                continue
+            each = ", ".join(f"{p99:.1f}" for p99 in figures["each"])
+            lines.append([
+                engine.name, described(engine.quick), f"{rate}/s", f"{figures['p50']:.2f}", f"{figures['p95']:.2f}",
+                f"**{figures['p99']:.2f}** ({each})", f"{figures['p99.9']:.2f}", f"{figures['max']:.1f}", f"{figures['jobs']:,}"])
+    return [
+        "**Pick-up.** An idle worker, a producer in another process: from just before the enqueue call to the handler's start. Percentiles "
+        "of all repetitions together.", "", *markdown(head, lines)]
+
+
+def pinned_table(engines, found, seconds):
+    head = ["pinned xmin", "without", "with", "of it", "last quarter", "of it"]
+    lines = []
+    for engine in engines:
+        if figures := found.get(engine.name):
+            lines.append([
+                engine.name, f"{figures['unpinned']:,.0f}/s", f"{figures['pinned']:,.0f}/s", f"**{100 * figures['ratio']:.0f} %**",
+                f"{figures['last']:,.0f}/s", f"{100 * figures['last_ratio']:.0f} %"])
+        else:
+            lines.append([engine.name, short(engine, "failed, see below"), *["—"] * 4])
+    return [
+        f"**Pinned xmin.** Tuned settings, supplier and worker at full speed; then a REPEATABLE READ reader keeps its snapshot for {seconds:.0f} s.",
+        "", *markdown(head, lines)]
+
+
+def zombie_table(engines, found):
+    head = ["zombie", "jobs that a frozen worker held", "run again elsewhere", "late successes accepted while the second run went on"]
+    lines = []
+    for engine in engines:
+        if figures := found.get(engine.name):
+            verdict = "fences" if figures["accepted"] == 0 else "**accepts stale writes**"
+            verdict = verdict if figures["again"] else "nothing was run again: not decided"
+            lines.append([engine.name, f"{figures['trials']}", f"{figures['again']}", f"{figures['accepted']}, {verdict}"])
+        else:
+            lines.append([engine.name, short(engine, "failed, see below"), "—", "—"])
+    return [
+        "**Zombie.** Worker A is stopped (SIGSTOP) with jobs in hand, they are given to B, A goes on (SIGCONT) and reports success first. "
+        "Recovery times are shortened; Procrastinate's retry is called by the test, as its manual tells users to. `make chaos` has 10,000 "
+        "trials of ours.", "", *markdown(head, lines)]
+
+
+def rescue_table(engines, found):
+    head = ["SIGKILL, default settings", "until another worker has the job", "documented"]
+    lines = []
+    for engine in engines:
+        times = found.get(engine.name)
+        if times:
+            got = ", ".join("not within 75 s" if seconds is None else f"{seconds:.1f} s" for seconds in times) + " (measured)"
+        else:
+            got = short(engine, "failed, see below") if engine.problem or engine.rescue_measured else "not measured"
+        lines.append([engine.name, got, engine.rescue_documented])
+    return markdown(head, lines)
+
+
+def all_bars(engines, found):
+    """(what, wanted, got, whether it is met) of every bar of ours; None where it was not measured."""
+    bars = []
+    ours = next((engine.name for engine in engines if engine.ours), None)
+    peers = [engine.name for engine in engines if not engine.ours]
+
+    def bar(what, wanted, got, met):
+        bars.append((what, wanted, "not measured" if got is None else got, None if got is None else met))
+
+    drained = found.get("drain", {})
+    mine, bare = drained.get((ours, "tuned")), drained.get(("pgbench", "tuned"))
+    others = {key: figures["rate"] for key, figures in drained.items() if key[0] in peers}
+    share = mine["rate"] / bare["rate"] if mine and bare else None
+    bar("drain: of pgbench running the same statement", "≥ 85 %", None if share is None else f"{100 * share:.0f} %", (share or 0) >= 0.85)
+    best = max(others, key=others.get, default=None)
+    times = mine["rate"] / others[best] if mine and best else None
+    bar("drain: over the best peer", "≥ 2×", None if times is None else f"{times:.1f}× {best[0]} ({best[1]})", (times or 0) >= 2)
+    cpu = mine["server_us"] + mine["client_us"] if mine else None
+    bar("drain: CPU a job, server and client", "≤ 25 µs", None if cpu is None else f"{cpu:.1f} µs", (cpu or 99) <= 25)
+    bar("drain: WAL a job", "≤ 750 B", f"{mine['wal']:.0f} B" if mine else None, bool(mine) and mine["wal"] <= 750)
+    for rate in RATES:
+        picked = found.get("latency", {})
+        p99 = picked.get((ours, rate), {}).get("p99")
+        bar(f"pick-up p99 at {rate}/s", "≤ 5 ms", None if p99 is None else f"{p99:.1f} ms", (p99 or 99) <= 5)
+        theirs = {name: picked[name, rate]["p99"] for name in peers if (name, rate) in picked}
+        nearest = min(theirs, key=theirs.get, default=None)
+        got = None if p99 is None or nearest is None else f"{p99:.1f} ms; {nearest} {theirs[nearest]:.1f} ms"
+        bar(f"pick-up p99 at {rate}/s: below every peer", "yes", got, got is not None and p99 < theirs[nearest])
+    held = found.get("pinned", {}).get(ours)
+    seconds = found.get("pinned_s", 0)
+    bar(f"rate with xmin pinned for {seconds:.0f} s", "≥ 95 %", f"{100 * held['ratio']:.0f} %" if held else None, bool(held) and held["ratio"] >= 0.95)
+    zombie = found.get("zombie", {}).get(ours)
+    bar("zombie: stale successes accepted", "0", f"{zombie['accepted']} of {zombie['again']}" if zombie else None,
+        bool(zombie) and zombie["accepted"] == 0 and zombie["again"] > 0)
+    times = found.get("rescue", {}).get(ours)
+    bar("SIGKILL: running elsewhere", "≤ 3 s", ", ".join("never" if t is None else f"{t:.1f} s" for t in times) if times else None,
+        bool(times) and all(t is not None and t <= 3 for t in times))
+    return bars

@@ -1,0 +1,149 @@
+"""One PostgreSQL for all engines of a run: private, durable, in a temporary place, gone afterwards."""
+import glob
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from processes import Child, end
+
+SETTINGS = {
+    "listen_addresses": "''", "max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min",
+    "autovacuum_naptime": "10s", "jit": "off", "fsync": "on", "synchronous_commit": "on", "autovacuum": "on", "full_page_writes": "on",
+}
+
+
+class QueryFailed(Exception):
+    """psql's own words."""
+
+
+def binaries():
+    """Where the distribution's newest server is."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"), key=lambda path: int(path.split("/")[4]))
+    if not found and (path := shutil.which("postgres")):
+        found = [path]
+    if not found:
+        raise SystemExit("bench queue: there is no PostgreSQL server (Debian: apt install postgresql)")
+    return Path(found[-1]).parent
+
+
+class Server:
+    """The server; as root it runs as `postgres`, because it refuses root."""
+
+    def __init__(self):
+        self.bin = binaries()
+        self.folder = Path(tempfile.mkdtemp(prefix="foretaste-queue-"))
+        self.account = {}
+        if os.getuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self.account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self.child = None
+        self.sessions = {}
+
+    def start(self):
+        made = subprocess.run(
+            [self.bin / "initdb", "-D", self.folder / "data", "-U", "bench", "--auth=trust", "-E", "UTF8", "--no-locale"],
+            cwd=self.folder, capture_output=True, text=True, **self.account)
+        if made.returncode != 0:
+            raise SystemExit(f"bench queue: initdb: {made.stderr.strip()}")
+        settings = SETTINGS | {"unix_socket_directories": f"'{self.folder}'"}
+        with open(self.folder / "data" / "postgresql.conf", "a") as file:
+            file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+        self.child = Child([self.bin / "postgres", "-D", self.folder / "data"], cwd=self.folder, log=self.folder / "log", **self.account)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.version = self.one("postgres", "show server_version")
+                return
+            except QueryFailed:
+                if time.monotonic() > deadline or self.child.process.poll() is not None:
+                    raise SystemExit(f"bench queue: PostgreSQL does not start: {self.log()}") from None
+                time.sleep(0.1)
+
+    def stop(self):
+        for session in self.sessions.values():
+            end(session.process)
+        if self.child:
+            end(self.child.process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log(self):
+        try:
+            return "\n".join((self.folder / "log").read_text().splitlines()[-5:])
+        except OSError:
+            return "no log"
+
+    def url(self, database):
+        # The one form of a socket's URL that libpq, asyncpg and sqlx all take.
+        return f"postgresql://bench@{quote(str(self.folder), safe='')}/{database}"
+
+    # Queries, over one psql for each database.
+
+    def session(self, database):
+        session = self.sessions.get(database)
+        if session is None or session.process.poll() is not None:
+            session = self.sessions[database] = Session(self, database)
+        return session
+
+    def rows(self, database, sql):
+        return self.session(database).rows(sql)
+
+    def one(self, database, sql):
+        rows = self.rows(database, sql)
+        return rows[0][0] if rows else None
+
+    def leave(self, database):
+        """Ends the runner's own session, so that its statistics are counted and the database can be dropped."""
+        if session := self.sessions.pop(database, None):
+            session.close()
+
+    def create(self, database):
+        self.drop(database)
+        self.rows("postgres", f"create database {database}")
+
+    def drop(self, database):
+        self.leave(database)
+        self.rows("postgres", f"drop database if exists {database} with (force)")
+
+
+class Session:
+    """A psql that is asked one question after the other."""
+
+    MARK = "~end~"
+
+    def __init__(self, server, database):
+        self.child = Child(
+            [server.bin / "psql", "-XAtq", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-d", server.url(database)], pipes=True, cwd="/")
+        self.process = self.child.process
+        self.lock = threading.Lock()
+
+    def rows(self, sql):
+        with self.lock:
+            return self.ask(sql)
+
+    def ask(self, sql):
+        try:
+            self.process.stdin.write(f"{sql};\n\\echo {self.MARK}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # Its words come below.
+        rows = []
+        for line in self.process.stdout:
+            if line.rstrip("\n") == self.MARK:
+                return rows
+            rows.append(line.rstrip("\n").split("\t"))
+        self.process.wait()
+        raise QueryFailed(self.child.words())
+
+    def close(self):
+        try:
+            self.process.stdin.close()
+            self.process.wait(10)
+        except (OSError, subprocess.TimeoutExpired):
+            end(self.process)
