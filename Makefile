@@ -1,5 +1,5 @@
 # The doors to Foretaste. `make demo` and `make test` work on a fresh Debian machine that has Swift 6.
-.PHONY: all setup build demo test bench lint format clean
+.PHONY: all setup build demo test bench chaos lint format clean
 
 all: build
 
@@ -18,6 +18,9 @@ test: build
 bench: build
 	@Tests/Performance/bench
 	@Tests/Performance/bench queue
+
+chaos: build
+	@.build/release/Chaos $(CHAOS)
 
 lint:
 	swift format lint --strict --recursive --configuration .swift-format Shared Services Tests migrations Package.swift

@@ -117,9 +117,14 @@ let package = Package(
 
         // Tests: a folder a module. What they need beside it stands in Support.
         .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
+        .target(name: "CClockShift", path: "Tests/Support/CClockShift"),
         .executableTarget(
-            name: "JobQueueTestWorker", dependencies: ["JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
+            name: "JobQueueTestWorker", dependencies: ["CClockShift", "JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
             swiftSettings: settings),
+        .target(
+            name: "ChaosHarness", dependencies: ["JobQueue", "Postgres", "Migrations", log], path: "Tests/Chaos/Harness",
+            swiftSettings: settings),
+        .executableTarget(name: "Chaos", dependencies: ["ChaosHarness"], path: "Tests/Chaos/Program", swiftSettings: settings),
         .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: settings),
         .executableTarget(
             name: "BackboneBench", dependencies: ["COpenBLAS", "Tensors", "Backbones"], path: "Tests/Performance/BackboneBench",
@@ -157,6 +162,8 @@ let package = Package(
         .testTarget(
             name: "JobQueueTests", dependencies: ["JobQueue", "Postgres", "Migrations", "PostgresTesting", "JobQueueTestWorker", log],
             path: "Tests/JobQueue", swiftSettings: settings),
+        .testTarget(
+            name: "ChaosTests", dependencies: ["ChaosHarness", "JobQueueTestWorker"], path: "Tests/Chaos/Tests", swiftSettings: settings),
         .testTarget(name: "ArtifactsTests", dependencies: ["Artifacts", log], path: "Tests/Artifacts", swiftSettings: settings),
         .testTarget(
             name: "ServiceKitTests", dependencies: ["ServiceKit", hummingbird, log, coreMetrics, lifecycle], path: "Tests/ServiceKit",

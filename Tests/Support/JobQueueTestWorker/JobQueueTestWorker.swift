@@ -4,10 +4,12 @@ import JobQueue
 import Logging
 import Postgres
 
-/// A worker in a process of its own, for tests that kill, freeze and thaw it.
+/// Workers in processes of their own, for tests that kill, freeze and thaw them.
 ///
-/// `JobQueueTestWorker URL QUEUE` serves one queue: each job counts to `steps`, a step every `pause` seconds, with a checkpoint at each,
-/// then writes a row into `public.effect`.
+/// - `JobQueueTestWorker URL QUEUE` serves one queue: each job counts to `steps`, a step every `pause` seconds, with a checkpoint at each,
+///   then writes a row into `public.effect`.
+/// - `JobQueueTestWorker chaos URL …` serves the queues of the crash matrix (``ChaosWorker``).
+/// - `JobQueueTestWorker zombie URL …` takes leases by hand and uses them when they are over (``ZombieWorker``).
 @main
 enum JobQueueTestWorker {
     struct Arguments: Decodable {
@@ -20,14 +22,20 @@ enum JobQueueTestWorker {
     }
 
     static func main() async throws {
-        guard CommandLine.arguments.count == 3 else {
-            FileHandle.standardError.write(Data("usage: JobQueueTestWorker URL QUEUE\n".utf8))
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        switch (arguments.first, arguments.count) {
+        case ("chaos", 2...): try await ChaosWorker(arguments: Array(arguments.dropFirst())).run()
+        case ("zombie", 2...): try await ZombieWorker(arguments: Array(arguments.dropFirst())).run()
+        case (_, 2): try await serve(url: arguments[0], queue: arguments[1])
+        default:
+            FileHandle.standardError.write(Data("usage: JobQueueTestWorker URL QUEUE | chaos URL … | zombie URL …\n".utf8))
             exit(2)
         }
-        var logger = Logger(label: "test-worker")
-        logger.logLevel = .error
-        let client = PostgresClient(configuration: PostgresConfiguration(url: CommandLine.arguments[1]), logger: logger)
-        let handler = JobHandler(kind: CommandLine.arguments[2]) { job in
+    }
+
+    private static func serve(url: String, queue: String) async throws {
+        let client = PostgresClient(configuration: PostgresConfiguration(url: url), logger: logger)
+        let handler = JobHandler(kind: queue) { job in
             let arguments = try job.arguments(as: Arguments.self)
             var state = try await job.lastCheckpoint()?.state(as: State.self) ?? State(step: 0)
             while state.step < arguments.steps {
@@ -40,7 +48,12 @@ enum JobQueueTestWorker {
             let row: [PostgresValue] = [.int(job.id), .int(job.token), .int(Int(getpid()))]
             return JobResult { try await $0.query("insert into public.effect (job, token, pid) values ($1, $2, $3)", row) }
         }
-        let worker = JobWorker(client: client, service: "test", handlers: [handler], logger: logger)
+        try await untilTerminated(JobWorker(client: client, service: "test", handlers: [handler], logger: logger))
+        await client.close()
+    }
+
+    /// Runs a worker until SIGTERM asks it to stop.
+    static func untilTerminated(_ worker: JobWorker) async throws {
         let work = Task { try await worker.run() }
         signal(SIGTERM, SIG_IGN)
         let source = DispatchSource.makeSignalSource(signal: SIGTERM, queue: .global())
@@ -48,6 +61,11 @@ enum JobQueueTestWorker {
         source.resume()
         try await work.value
         source.cancel()
-        await client.close()
+    }
+
+    static var logger: Logger {
+        var logger = Logger(label: "test-worker")
+        logger.logLevel = .error
+        return logger
     }
 }
