@@ -76,6 +76,7 @@ create table queue.job (
 create index job_ready on queue.job (queue_id, band, seq) where state = 0;
 create index job_due on queue.job (run_at) where state = 2;
 create index job_leased on queue.job (worker_id) where state = 1;
+create index job_waiting on queue.job (queue_id) where state = 3;
 create unique index job_dedupe on queue.job (dedupe_key) where dedupe_key is not null;
 comment on table queue.job is 'Live jobs only: a finished one moves to queue.done, one that is given up to queue.dead.';
 comment on column queue.job.state is '0 ready, 1 leased, 2 deferred until run_at, 3 waiting for other jobs.';
@@ -113,6 +114,7 @@ create table queue.dead (
     primary key (id)
 );
 create index dead_died_at on queue.dead (died_at);
+create index dead_queue on queue.dead (queue_id);
 comment on table queue.dead is 'Jobs that were given up, whole, so that queue.retry(id) and queue.redrive() can bring them back.';
 
 create table queue.run (

@@ -1,12 +1,15 @@
 -- migrate:up
 
--- Settings, partitions, retention.
+-- Settings and partitions.
 
 create function queue.define(
     name text, class text default 'short', worker_ttl interval default null, max_attempts int default null,
     max_rescues int default null, backoff_base interval default null, backoff_cap interval default null,
     stall_timeout interval default null, retention interval default null
 ) returns smallint language sql as $$
+    select queue.record('define', 'queue ' || define.name, jsonb_build_object('class', define.class, 'worker_ttl', define.worker_ttl,
+        'max_attempts', define.max_attempts, 'max_rescues', define.max_rescues, 'backoff_base', define.backoff_base,
+        'backoff_cap', define.backoff_cap, 'stall_timeout', define.stall_timeout, 'retention', define.retention));
     insert into queue.queue as q
         (name, class, worker_ttl, max_attempts, max_rescues, backoff_base, backoff_cap, stall_timeout, retention)
     values (
@@ -58,25 +61,6 @@ comment on function queue.create_partitions is 'Makes the daily partitions of qu
 
 select queue.create_partitions();
 
-create function queue.prune() returns bigint language plpgsql as $$
-#variable_conflict use_column
-declare
-    gone bigint;
-begin
-    if not pg_try_advisory_xact_lock(hashtext('queue.prune')) then
-        return 0;
-    end if;
-    perform queue.create_partitions();
-    with old as (
-        delete from queue.done d using queue.queue q
-        where q.id = d.queue_id and d.finished_at < now() - q.retention returning 1
-    ) select count(*) into gone from old;
-    delete from queue.worker where ended_at < now() - interval '90 days';
-    return gone;
-end
-$$;
-comment on function queue.prune is 'Deletes finished jobs past their queue''s retention; workers call it every ten minutes.';
-
 -- migrate:down
 
-drop function queue.prune, queue.create_partitions, queue.define;
+drop function queue.create_partitions, queue.define;

@@ -1,38 +1,50 @@
 -- migrate:up
 
--- For operators.
+-- For operators. Each call is written into queue.audit.
 
-create function queue.retry(id bigint) returns bigint language plpgsql as $$
+create function queue.revive(id bigint) returns bigint language plpgsql as $$
 #variable_conflict use_column
 declare
     corpse queue.dead;
     live queue.job;
 begin
-    select d.* into corpse from queue.dead d where d.id = retry.id for update;
+    select d.* into corpse from queue.dead d where d.id = revive.id for update;
     if found then
-        insert into queue.job (id, token, created_at, queue_id, band, attempt, kind, dedupe_key, args, last_error, headers)
-        values (corpse.id, corpse.token + 1, corpse.created_at, corpse.queue_id, corpse.band, corpse.attempt, corpse.kind, corpse.dedupe_key,
-            corpse.args, corpse.last_error, corpse.headers)
+        -- It is ready since now, not since it was made: waits are measured from run_at.
+        insert into queue.job (id, token, run_at, created_at, queue_id, band, attempt, parent, kind, slot, dedupe_key, args, last_error,
+            headers)
+        values (corpse.id, corpse.token + 1, clock_timestamp(), corpse.created_at, corpse.queue_id, corpse.band, corpse.attempt,
+            corpse.parent, corpse.kind, corpse.slot, corpse.dedupe_key, corpse.args, corpse.last_error, corpse.headers)
         on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing;
         if not found then
-            raise exception 'job % cannot come back: another live job has its key %', retry.id, corpse.dedupe_key using errcode = 'unique_violation';
+            raise exception 'job % cannot come back: another live job has its key %', revive.id, corpse.dedupe_key using errcode = 'unique_violation';
         end if;
-        delete from queue.dead d where d.id = retry.id;
+        delete from queue.dead d where d.id = revive.id;
         perform queue.ring(q.class) from queue.queue q where q.id = corpse.queue_id;
-        return retry.id;
+        return revive.id;
     end if;
-    select j.* into live from queue.job j where j.id = retry.id for update;
+    select j.* into live from queue.job j where j.id = revive.id for update;
     if found then
         if live.state = 2 then
-            update queue.job j set state = 0, run_at = null, seq = nextval('queue.seq') where j.id = retry.id;
+            update queue.job j set state = 0, run_at = clock_timestamp(), seq = nextval('queue.seq') where j.id = revive.id;
             perform queue.ring(q.class) from queue.queue q where q.id = live.queue_id;
         end if;
-        return retry.id;
+        return revive.id;
     end if;
-    if exists (select from queue.done d where d.id = retry.id) then
-        raise exception 'job % has succeeded', retry.id using errcode = 'object_not_in_prerequisite_state', hint = 'Enqueue a new one.';
+    if exists (select from queue.done d where d.id = revive.id) then
+        raise exception 'job % has succeeded', revive.id using errcode = 'object_not_in_prerequisite_state', hint = 'Enqueue a new one.';
     end if;
-    raise exception 'there is no job %', retry.id using errcode = 'no_data_found';
+    raise exception 'there is no job %', revive.id using errcode = 'no_data_found';
+end
+$$;
+comment on function queue.revive is 'Brings one job back. Not for operators: use queue.retry.';
+
+create function queue.retry(id bigint) returns bigint language plpgsql as $$
+#variable_conflict use_column
+begin
+    perform queue.revive(retry.id);
+    perform queue.record('retry', 'job ' || retry.id);
+    return retry.id;
 end
 $$;
 comment on function queue.retry is 'Brings a dead or cancelled job back, with its checkpoints and with failures and crashes counted from zero; a deferred one becomes ready now. Example: select queue.retry(42)';
@@ -51,12 +63,14 @@ begin
         order by d.died_at limit redrive.up_to for update skip locked
     loop
         begin
-            perform queue.retry(corpse.id);
+            perform queue.revive(corpse.id);
             back := back + 1;
         exception when unique_violation then
             null; -- Two corpses with one key: the first came back, the other stays.
         end;
     end loop;
+    perform queue.record('redrive', coalesce('kind ' || redrive.kind, 'all kinds'),
+        jsonb_build_object('reason', redrive.reason, 'up_to', redrive.up_to, 'jobs', back));
     return back;
 end
 $$;
@@ -74,6 +88,7 @@ begin
         end if;
         raise exception 'there is no job %', cancel.id using errcode = 'no_data_found';
     end if;
+    perform queue.record('cancel', 'job ' || cancel.id, jsonb_build_object('kind', job.kind, 'reason', cancel.reason));
     if job.state = 1 then
         insert into queue.run as r (job_id, token, worker_id, cancel_requested_at, cancel_reason)
         values (job.id, job.token, job.worker_id, clock_timestamp(), cancel.reason)
@@ -94,6 +109,7 @@ create function queue.pause(queue text) returns void language plpgsql as $$
 #variable_conflict use_column
 begin
     update queue.queue q set paused_at = coalesce(q.paused_at, clock_timestamp()) where q.id = (queue.find(pause.queue)).id;
+    perform queue.record('pause', 'queue ' || pause.queue);
 end
 $$;
 comment on function queue.pause is 'No job of the queue starts until queue.resume; running ones go on. Example: select queue.pause(''train_reward'')';
@@ -104,6 +120,7 @@ declare
     target queue.queue := queue.find(resume.queue);
 begin
     update queue.queue q set paused_at = null where q.id = target.id;
+    perform queue.record('resume', 'queue ' || resume.queue);
     perform queue.ring(target.class);
 end
 $$;
@@ -111,4 +128,4 @@ comment on function queue.resume is 'Ends a pause.';
 
 -- migrate:down
 
-drop function queue.resume, queue.pause, queue.cancel, queue.redrive, queue.retry;
+drop function queue.resume, queue.pause, queue.cancel, queue.redrive, queue.retry, queue.revive;

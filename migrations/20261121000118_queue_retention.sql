@@ -1,0 +1,102 @@
+-- migrate:up
+
+-- Retention: finished jobs go by whole days.
+
+create table queue.pruned (
+    partition text not null,
+    queue_id smallint not null,
+    primary key (partition, queue_id)
+);
+comment on table queue.pruned is 'Partitions of queue.done that hold nothing more of a queue whose retention is over, so that nobody looks again.';
+
+create view queue.partitions as
+select
+    c.oid as partition_id, c.relname::text as partition,
+    (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$FROM \('([^']+)'\)$r$))[1]::timestamptz as starts,
+    (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$TO \('([^']+)'\)$r$))[1]::timestamptz as ends
+from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where i.inhparent = 'queue.done'::regclass;
+comment on view queue.partitions is 'The partitions of queue.done; the default one has no bounds.';
+
+create function queue.drop_partition(partition text) returns boolean language plpgsql as $$
+#variable_conflict use_column
+begin
+    -- Whoever wants to finish a job waits behind this lock, so it is waited for briefly and asked for again ten minutes later.
+    perform set_config('lock_timeout', '100ms', true);
+    execute format('alter table queue.done detach partition queue.%I', drop_partition.partition);
+    perform set_config('lock_timeout', '0', true);
+    -- What is kept for ever moves to the default partition, so that the number of partitions stays what the retention needs.
+    execute format('insert into queue.done select d.* from queue.%I d join queue.queue q on q.id = d.queue_id where q.retention is null',
+        drop_partition.partition);
+    execute format('drop table queue.%I', drop_partition.partition);
+    delete from queue.pruned p where p.partition = drop_partition.partition;
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+comment on function queue.drop_partition is 'Drops a day of queue.done; what of it is kept for ever moves to the default partition. False if somebody was in the way. Not for operators.';
+
+create function queue.prune(up_to int default 20000) returns bigint language plpgsql set timezone = 'UTC' as $$
+#variable_conflict use_column
+declare
+    part record;
+    stale record;
+    these bigint;
+    dropped bigint;
+    gone bigint := 0;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('queue.prune')) then
+        return 0;
+    end if;
+    perform queue.prune_records();
+    -- Rows, in bounded batches: of each queue whose retention ends while others' goes on, once the whole day is past it; of queues that
+    -- keep less than a day, as they go; and in the default partition.
+    for part in select * from queue.partitions p order by p.ends nulls last loop
+        for stale in
+            select q.id, clock_timestamp() - q.retention as horizon from queue.queue q
+            where q.retention is not null
+                and (part.ends is null or part.ends <= clock_timestamp() - q.retention
+                    or (q.retention < interval '1 day' and part.starts < clock_timestamp() - q.retention))
+                and not exists (select from queue.pruned p where p.partition = part.partition and p.queue_id = q.id)
+                -- A day that every retention has passed is dropped below, unread.
+                and (part.ends is null
+                    or part.ends > clock_timestamp() - (select max(o.retention) from queue.queue o where o.retention is not null))
+        loop
+            exit when gone >= prune.up_to;
+            execute format('delete from queue.%1$I where ctid = any (array(select d.ctid from queue.%1$I d
+                where d.queue_id = $1 and d.finished_at < $2 limit $3))', part.partition)
+            using stale.id, stale.horizon, prune.up_to - gone;
+            get diagnostics these = row_count;
+            gone := gone + these;
+            if part.ends <= stale.horizon and gone < prune.up_to then
+                insert into queue.pruned values (part.partition, stale.id) on conflict do nothing;
+            end if;
+        end loop;
+    end loop;
+    -- Whole days, last, because of the lock.
+    for part in
+        select * from queue.partitions p
+        where p.ends <= clock_timestamp() - (select max(q.retention) from queue.queue q where q.retention is not null)
+        order by p.ends
+    loop
+        execute format('select count(*) filter (where q.retention is null), count(*) filter (where q.retention is not null)
+            from queue.%I d join queue.queue q on q.id = d.queue_id', part.partition) into these, dropped;
+        -- Very many rows that stay for ever would be moved under the lock: such a day keeps its partition.
+        if these <= 10000 then
+            exit when not queue.drop_partition(part.partition);
+            gone := gone + dropped;
+        end if;
+    end loop;
+    perform queue.create_partitions();
+    return gone;
+end
+$$;
+comment on function queue.prune is 'Deletes finished jobs past their queue''s retention, whole days at once where it can, and other records past theirs; makes partitions ahead. '
+    'Workers call it every ten minutes. Returns how many jobs it deleted.';
+
+-- migrate:down
+
+drop function queue.prune, queue.drop_partition;
+drop view queue.partitions;
+drop table queue.pruned;
