@@ -28,14 +28,6 @@ create view ops.artifact_fetches as
 select service, url, sha256, bytes, times, first_at, last_at from registry.artifact_fetch;
 comment on view ops.artifact_fetches is 'What each service fetched, without the queries of URLs.';
 
-do $$
-begin
-    if exists (select from pg_roles where rolname = 'foretaste_dashboard') then
-        grant select on ops.preferences, ops.quarantine, ops.snapshots, ops.models, ops.promotions, ops.artifact_fetches to foretaste_dashboard;
-    end if;
-end
-$$;
-
 -- migrate:down
 
 drop view ops.artifact_fetches, ops.promotions, ops.models, ops.snapshots, ops.quarantine, ops.preferences;
