@@ -139,7 +139,10 @@ public struct Migrator: Sendable {
     }
 
     private func appliedVersions(_ connection: PostgresConnection) async throws -> Set<String> {
-        try await connection.query("CREATE TABLE IF NOT EXISTS public.schema_migrations (version varchar(128) PRIMARY KEY)")
+        // Asked first, so that a role that may only read can learn that nothing is to be done.
+        if try await !connection.query("SELECT to_regclass('public.schema_migrations') IS NOT NULL AS exists")[0]["exists"].bool {
+            try await connection.query("CREATE TABLE public.schema_migrations (version varchar(128) PRIMARY KEY)")
+        }
         let applied = Set(try await connection.query("SELECT version FROM public.schema_migrations").map { try $0["version"].string })
         let unknown = applied.subtracting(migrations.map(\.version)).sorted()
         guard unknown.isEmpty else {
