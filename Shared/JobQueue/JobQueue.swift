@@ -63,8 +63,8 @@ public struct JobQueue: Sendable {
     public func retry(_ id: Int64) async throws { try await client.query(Statements.retry, [.int(id)]) }
 
     /// Brings dead jobs back, of one kind or all (but the cancelled ones, unless that is the reason given); returns how many.
-    public func redrive(kind: String? = nil, reason: String? = nil) async throws -> Int {
-        try await one(Statements.redrive, [PostgresValue(kind), PostgresValue(reason)])["jobs"].int
+    public func redrive(kind: String? = nil, reason: String? = nil, limit: Int = 1000) async throws -> Int {
+        try await one(Statements.redrive, [PostgresValue(kind), PostgresValue(reason), .int(limit)])["jobs"].int
     }
 
     /// What a cancellation came to.

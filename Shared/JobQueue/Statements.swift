@@ -6,7 +6,7 @@ enum Statements {
         """
     static let define = "select queue.define($1, $2)"
     static let retry = "select queue.retry($1) as id"
-    static let redrive = "select queue.redrive(kind => $1, reason => $2) as jobs"
+    static let redrive = "select queue.redrive(kind => $1, reason => $2, up_to => $3) as jobs"
     static let cancel = "select queue.cancel($1, $2) as answer"
     static let pause = "select queue.pause($1)"
     static let resume = "select queue.resume($1)"
@@ -28,6 +28,11 @@ enum Statements {
         """
     static let show = "select j.*, to_jsonb(j) as json from ops.jobs j where j.id = $1"
 
+    static let queues = "select q.*, to_jsonb(q) as json from ops.queue_now q order by q.queue"
+    static let workers = """
+        select w.*, to_jsonb(w) as json from ops.workers w where $1 or w.ended_at is null order by w.ended_at is not null, w.worker_id desc limit $2
+        """
+
     static let settings = """
         select name, class, extract(epoch from worker_ttl)::float8 as ttl, extract(epoch from stall_timeout)::float8 as stall
         from queue.queue where name = any($1::text[])
@@ -38,6 +43,7 @@ enum Statements {
         from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::boolean[], $6::real[], $7::text[])
         """
     static let sweep = "select rescued, promoted, fired, extract(epoch from next_due - clock_timestamp())::float8 as due from queue.sweep()"
+    static let flushMetrics = "select queue.flush_metrics($1)"
     static let prune = "select queue.prune()"
     static let stopWorker = "select queue.stop_worker($1)"
     static let claim = "select id, token, attempt, failures, rescues, args from queue.claim($1, $2, $3, $4)"
