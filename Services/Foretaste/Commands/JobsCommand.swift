@@ -1,28 +1,41 @@
 import ArgumentParser
 import Foundation
 import JobQueue
+import Postgres
 
 /// `foretaste jobs …`
 struct JobsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "jobs", abstract: "List, show, enqueue, retry and cancel jobs.",
-        subcommands: [List.self, Show.self, Enqueue.self, Retry.self, Cancel.self])
+        commandName: "jobs", abstract: "List, show, enqueue, retry, cancel and redrive jobs; pause and resume their queues.",
+        discussion:
+            "Each command is one of the documented functions of the schema queue, so that psql can do the same (docs/operations.md).",
+        subcommands: [
+            List.self, Show.self, Enqueue.self, Retry.self, Cancel.self, Redrive.self, Pause.self, Resume.self,
+        ])
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Jobs, newest first.")
         @OptionGroup var data: DataOptions
         @Option(help: "Only this kind, such as train_reward.") var kind: String?
-        @Option(help: "Only this state: ready, leased, deferred, succeeded, dead, cancelled.") var state: String?
+        @Option(help: "Only this state: ready, leased, deferred, waiting, succeeded, dead, cancelled.") var state: String?
+        @Option(help: "Only older ones than this id: the last of the page before.") var before: Int64?
         @Option(help: "At most so many.") var limit = 50
         @Flag(help: "JSON, for programs.") var json = false
 
+        func validate() throws {
+            guard limit > 0 else { throw ValidationError("--limit \(limit): expected a positive number") }
+        }
+
         func run() async throws {
             let wanted = try state.map { name in
-                guard let state = JobRecord.State(rawValue: name) else { throw ValidationError("--state \(name): there is no such state") }
+                guard let state = JobRecord.State(rawValue: name) else {
+                    let known = JobRecord.State.allCases.map(\.rawValue).joined(separator: ", ")
+                    throw ValidationError("--state \(name): there is no such state; there are \(known)")
+                }
                 return state
             }
-            try await data.withDatabase { client in
-                let jobs = try await JobQueue(client: client).list(state: wanted, kind: kind, limit: limit)
+            try await data.withQueue { queue in
+                let jobs = try await queue.list(state: wanted, kind: kind, before: before, limit: limit)
                 if json { return print("[" + jobs.map(\.json).joined(separator: ",\n ") + "]") }
                 let rows = jobs.map {
                     [
@@ -43,8 +56,8 @@ struct JobsCommand: AsyncParsableCommand {
         @Flag(help: "JSON, for programs.") var json = false
 
         func run() async throws {
-            try await data.withDatabase { client in
-                let job = try await JobQueue(client: client).show(id)
+            try await data.withQueue { queue in
+                let job = try await queue.show(id)
                 if json { return print(job.json) }
                 let lines: [(String, String?)] = [
                     ("id", String(job.id)), ("kind", job.kind), ("queue", job.queue), ("state", job.state.rawValue),
@@ -79,8 +92,7 @@ struct JobsCommand: AsyncParsableCommand {
 
         func run() async throws {
             let arguments = try Settings.json(settings)
-            try await data.withDatabase { client in
-                let queue = JobQueue(client: client)
+            try await data.withQueue { queue in
                 let id = try await queue.enqueue(kind: kind, json: arguments, dedupeKey: dedupeKey)
                 print(id)
                 fflush(nil)
@@ -103,21 +115,79 @@ struct JobsCommand: AsyncParsableCommand {
     }
 
     struct Retry: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Bring a dead or cancelled job back, or start a deferred one now.")
+        static let configuration = CommandConfiguration(abstract: "Bring dead or cancelled jobs back, or start deferred ones now.")
         @OptionGroup var data: DataOptions
-        @Argument(help: "The job's id.") var id: Int64
+        @Argument(help: "The jobs' ids.") var ids: [Int64]
 
-        func run() async throws { try await data.withDatabase { try await JobQueue(client: $0).retry(id) } }
+        func run() async throws {
+            try await data.withQueue { queue in for id in ids { try await queue.retry(id) } }
+        }
     }
 
     struct Cancel: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(abstract: "Cancel a job; a running one is asked to stop.")
+        static let configuration = CommandConfiguration(
+            abstract: "Cancel jobs; running ones are asked to stop, and taken away after 30 seconds.",
+            discussion: "Prints what it came to: cancelled, requested (it runs and is asked to stop) or finished (it had ended already).")
         @OptionGroup var data: DataOptions
-        @Argument(help: "The job's id.") var id: Int64
+        @Argument(help: "The jobs' ids.") var ids: [Int64]
         @Option(help: "Why, for the record.") var reason = "cancelled by an operator"
 
         func run() async throws {
-            try await data.withDatabase { print(try await JobQueue(client: $0).cancel(id, reason: reason).rawValue) }
+            try await data.withQueue { queue in
+                for id in ids {
+                    let answer = try await queue.cancel(id, reason: reason).rawValue
+                    print(ids.count == 1 ? answer : "\(id) \(answer)")
+                }
+            }
+        }
+    }
+
+    struct Redrive: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Bring dead jobs back, oldest first, and print how many.",
+            discussion: "All but the cancelled ones, or those of one kind or one reason: permanent, attempts, crash_loop, cancelled.")
+        @OptionGroup var data: DataOptions
+        @Option(help: "Only this kind.") var kind: String?
+        @Option(help: "Only those that died of this: permanent, attempts, crash_loop, cancelled.") var reason: String?
+        @Option(help: "At most so many.") var limit = 1000
+
+        func validate() throws {
+            let known = ["permanent", "attempts", "crash_loop", "cancelled"]
+            if let reason, !known.contains(reason) {
+                throw ValidationError("--reason \(reason): there is no such reason; there are \(known.joined(separator: ", "))")
+            }
+            guard limit > 0 else { throw ValidationError("--limit \(limit): expected a positive number") }
+        }
+
+        func run() async throws {
+            try await data.withQueue { print(try await $0.redrive(kind: kind, reason: reason, limit: limit)) }
+        }
+    }
+
+    struct Pause: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "Start no job of a queue until it is resumed; running ones go on.")
+        @OptionGroup var data: DataOptions
+        @Argument(help: "The queue's name: the kind of its jobs, such as train_reward.") var queue: String
+
+        func run() async throws { try await data.withQueue { try await $0.pause(queue) } }
+    }
+
+    struct Resume: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "End a queue's pause.")
+        @OptionGroup var data: DataOptions
+        @Argument(help: "The queue's name.") var queue: String
+
+        func run() async throws { try await data.withQueue { try await $0.resume(queue) } }
+    }
+}
+
+extension DataOptions {
+    /// Lends the queue. What the database refuses an operator (no such job, no such queue, no right) is said without its codes.
+    func withQueue<Result>(_ body: (JobQueue) async throws -> Result) async throws -> Result {
+        do {
+            return try await withDatabase { try await body(JobQueue(client: $0)) }
+        } catch let error as PostgresError where ["02000", "P0002", "55000", "23505", "42501"].contains(error.sqlState) {
+            throw CommandFailure(description: [error.message, error.hint].compactMap(\.self).joined(separator: " — "))
         }
     }
 }
