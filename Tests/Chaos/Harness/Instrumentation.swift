@@ -29,6 +29,7 @@ enum Instrumentation {
         create table chaos.inject (point int primary key, sqlstate text not null, chance double precision not null);
         create table chaos.acknowledged (job bigint);
         create table chaos.counted (n int not null);
+        create table chaos.planted (key text primary key, first timestamptz not null);
         create sequence chaos.injected;
         create table chaos.pause (queue_id smallint, paused_at timestamptz not null, resumed_at timestamptz);
         """

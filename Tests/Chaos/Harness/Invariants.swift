@@ -98,6 +98,19 @@ enum Invariants {
             """
         ),
         (
+            "I6 one job a tick, and no tick left out",
+            """
+            select coalesce(sum(ticks), 0), count(*) filter (where wrong), min(key || ': ' || jobs || ' jobs for ' || ticks || ' ticks') filter (where wrong)
+            from (select p.key, count(t.tick) as jobs, count(distinct t.tick) as ticks, s.last_tick is not null and (count(t.tick) <> count(distinct t.tick)
+                or count(distinct t.tick) <> extract(epoch from max(t.tick) - p.first) / 60 + 1 or max(t.tick) is distinct from s.last_tick
+                or min(t.tick) <> p.first) as wrong
+                from chaos.planted p join queue.schedule s on s.key = p.key
+                left join (select h.headers ->> 'schedule' as key, (h.headers ->> 'tick')::timestamptz as tick from chaos.trace h
+                    where h.what = 'in' and h.headers ? 'tick') t on t.key = p.key
+                group by p.key, p.first, s.last_tick) x
+            """
+        ),
+        (
             "I8 rescued only from the lost",
             """
             select count(*), count(*) filter (where not lawful), min(job || ': ' || rescue) filter (where not lawful)

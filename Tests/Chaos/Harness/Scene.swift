@@ -132,6 +132,19 @@ actor Scene {
                 try await connection.query("insert into chaos.counted (n) values (6)")
                 try await connection.query("update queue.schedule set counter = counter + 6 where key = 'chaos'")
             }
+            // A clock's schedule of which two times were missed: both fire, once each, as does every minute from then on.
+            planted += 1
+            let key = PostgresValue.string("cron-\(planted)")
+            try await client.transaction { connection in
+                try await connection.query("select queue.schedule_pause(s.key) from queue.schedule s where s.cron is not null")
+                try await connection.query(
+                    """
+                    select queue.schedule_add($1, 'chaos_short', '{"p":0}', cron => '* * * * *', missed => 'all', overlap => 'allow')
+                    """, [key])
+                try await connection.query(
+                    "update queue.schedule set next_at = date_trunc('minute', clock_timestamp()) - interval '1 minute' where key = $1", [key])
+                try await connection.query("insert into chaos.planted select s.key, s.next_at from queue.schedule s where s.key = $1", [key])
+            }
         case .pruneOrVacuum:
             startJanitor()
         default: break

@@ -6,33 +6,71 @@ import Foundation
 /// The exit status is 1 after any violation.
 @main
 enum Chaos {
+    static let parts = ["idle", "rescue", "zombies", "matrix"]
     static let usage = """
-        usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects]
-        parts: matrix (all of them when none is named)
+        usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects|completion]
+            [--zombies N] [--kills N] [--seconds N]
+        parts: matrix, zombies, rescue, idle (all of them when none is named)
         faults: \(Fault.allCases.map(\.name).joined(separator: ", "))
         """
 
-    static func main() async throws {
+    static func main() async {
+        do {
+            exit(try await run() ? 0 : 1)
+        } catch {
+            say("the harness could not go on: \(error)")
+            exit(1)
+        }
+    }
+
+    /// Answers whether nothing was violated.
+    private static func run() async throws -> Bool {
         var parts: [String] = []
         var options: [String: String] = [:]
         var arguments = CommandLine.arguments.dropFirst()[...]
         while let argument = arguments.popFirst() {
             if argument.hasPrefix("--"), let value = arguments.popFirst() {
                 options[String(argument.dropFirst(2))] = value
-            } else if ["matrix"].contains(argument) {
+            } else if Self.parts.contains(argument) {
                 parts.append(argument)
             } else {
                 FileHandle.standardError.write(Data((usage + "\n").utf8))
                 exit(2)
             }
         }
-        if parts.isEmpty { parts = ["matrix"] }
+        if parts.isEmpty { parts = Self.parts }
         let trials = options["trials"].flatMap(Int.init) ?? 200
         let seed = options["seed"].flatMap(UInt64.init) ?? 1
         let server = try await ChaosServer()
         var isClean = true
         for part in parts {
             switch part {
+            case "zombies":
+                let zombies = options["zombies"].flatMap(Int.init) ?? 10_000
+                let report = try await ZombieTest(server: server, trials: zombies, isBroken: options["broken"] == "completion", say: say).run()
+                say("Zombie test: \(report.trials) leases frozen past their end in \(report.freezes) stopped processes, \(Int(report.seconds)) s")
+                say("  when their holder woke, \(report.claimedAgain) of the jobs had been taken by another worker, \(report.doneAgain) done")
+                for (name, counts) in report.writes.sorted(by: { $0.key < $1.key }) {
+                    say("  \(name): \(counts.attempted) stale writes attempted, \(counts.accepted) accepted")
+                }
+                say("  \(report.accepted) of \(report.attempted) accepted; \(report.checks.count) invariants checked")
+                for violation in report.violations { say("    VIOLATION: \(violation)") }
+                isClean = isClean && report.violations.isEmpty
+            case "rescue":
+                let report = try await RescueTest(server: server, kills: options["kills"].flatMap(Int.init) ?? 40, seed: seed).run()
+                say("Rescue of a SIGKILLed process's jobs, from the kill to the next claim:")
+                for line in report.lines { say("  " + line) }
+                if report.longest > 3 || report.short.isEmpty || report.long.isEmpty {
+                    say("    VIOLATION: longer than 3 s")
+                    isClean = false
+                }
+            case "idle":
+                let report = try await IdleTest(server: server, seconds: options["seconds"].flatMap(Double.init) ?? 30).run()
+                say(String(format: "Idle %@: %.2f %% CPU, %.2f statements a second over %.0f s", report.name, report.cpu, report.statements, report.seconds))
+                if report.cpu > 0.2 || report.statements > 2 {
+                    say("    VIOLATION: more than 0.2 % CPU or 2 statements a second")
+                    isClean = false
+                }
             default:
                 let cells = Cell.all.filter { cell in
                     (options["fault"].map { $0.split(separator: ",").map(String.init).contains(cell.fault.name) } ?? true)
@@ -47,7 +85,7 @@ enum Chaos {
         }
         await server.stop()
         say(isClean ? "\nNo violation." : "\nVIOLATIONS, see above.")
-        exit(isClean ? 0 : 1)
+        return isClean
     }
 
     /// A line at once, whatever standard output is.

@@ -78,7 +78,7 @@ struct ZombieWorker {
         // The heartbeat first, as a process that wakes would send it: it must not bring the lease back.
         let heartbeat = """
             select cardinality($2::bigint[]) - cardinality(b.lost) + b.alive::int as accepted from queue.heartbeat($1, $5 * interval '1 second',
-                $2::bigint[], $3::bigint[], array_fill(true, array[$4]), array_fill(0.99::real, array[$4]), array_fill('zombie'::text, array[$4])) b
+                $2::bigint[], $3::bigint[], array_fill(true, array[$4::int]), array_fill(0.99::real, array[$4::int]), array_fill('zombie'::text, array[$4::int])) b
             """
         try await count("heartbeat", heartbeat, [.int(worker), ids, tokens, .int(leases.count), .double(ttl)])
         try await each("checkpoint", "queue.save_checkpoint(l.id, l.token, 'train', 1000000, '{}')")
