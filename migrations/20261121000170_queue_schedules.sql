@@ -181,6 +181,8 @@ begin
         overlap = excluded.overlap, jitter = excluded.jitter,
         -- A time that has come and was not served yet is not lost because somebody changes the arguments.
         next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at else excluded.next_at end;
+    perform queue.record('schedule_add', 'schedule ' || schedule_add.key, jsonb_build_object('kind', schedule_add.kind,
+        'args', schedule_add.args, 'every_new_pairs', schedule_add.every_new_pairs, 'cron', schedule_add.cron, 'time_zone', zone));
 end
 $$;
 comment on function queue.schedule_add is 'Adds or changes a schedule: a job of this kind at the times of a cron expression in a time zone, or whenever so many new pairs have become usable. '
@@ -192,7 +194,11 @@ create function queue.schedule_remove(key text) returns boolean language plpgsql
 #variable_conflict use_column
 begin
     delete from queue.schedule s where s.key = schedule_remove.key;
-    return found;
+    if not found then
+        return false;
+    end if;
+    perform queue.record('schedule_remove', 'schedule ' || schedule_remove.key);
+    return true;
 end
 $$;
 comment on function queue.schedule_remove is 'Removes a schedule; jobs that it enqueued stay. Answers whether there was one.';
@@ -201,7 +207,11 @@ create function queue.schedule_pause(key text) returns boolean language plpgsql 
 #variable_conflict use_column
 begin
     update queue.schedule s set paused_at = coalesce(s.paused_at, clock_timestamp()) where s.key = schedule_pause.key;
-    return found;
+    if not found then
+        return false;
+    end if;
+    perform queue.record('schedule_pause', 'schedule ' || schedule_pause.key);
+    return true;
 end
 $$;
 comment on function queue.schedule_pause is 'A schedule stops firing until queue.schedule_resume; it goes on counting. Answers whether there is one of that name.';
@@ -212,6 +222,9 @@ begin
     -- The times of the pause were not missed.
     update queue.schedule s set paused_at = null, next_at = queue.cron_next(s.cron, s.time_zone, clock_timestamp())
     where s.key = schedule_resume.key and s.paused_at is not null;
+    if found then
+        perform queue.record('schedule_resume', 'schedule ' || schedule_resume.key);
+    end if;
     return exists (select from queue.schedule s where s.key = schedule_resume.key);
 end
 $$;

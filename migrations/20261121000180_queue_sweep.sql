@@ -20,6 +20,13 @@ begin
     fired := fired + queue.tick();
     next_due := least((select min(j.run_at) from queue.job j where j.state = 2),
         (select min(t.next_at) from queue.schedule t where t.paused_at is null));
+    -- Nothing about metrics may keep a lost worker's jobs from being rescued.
+    begin
+        perform queue.keep_metrics();
+    exception
+        when others then
+            raise warning 'metrics were not kept: %', sqlerrm;
+    end;
 end
 $$;
 comment on function queue.sweep is 'Rescue, promotion of deferred jobs and schedules, counting and by the clock; every worker calls it each second and when next_due has come, one at a time does it.';

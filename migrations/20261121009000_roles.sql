@@ -37,7 +37,7 @@ declare
             "queue.enqueue", "queue.enqueue_many", "queue.count_event"],
         "foretaste_operator": [
             "queue.retry", "queue.redrive", "queue.cancel", "queue.pause", "queue.resume", "queue.define", "queue.set_retention",
-            "queue.schedule_add", "queue.schedule_remove", "queue.schedule_pause", "queue.schedule_resume", "queue.schedule_fire",
+            "queue.schedule_add", "queue.schedule_remove", "queue.schedule_pause", "queue.schedule_resume", "queue.schedule_preview",
             "queue.slots_define",
             "preferences.reverify", "access.create_key", "access.revoke_key", "access.renew_key", "access.record"],
         "foretaste_dashboard foretaste_operator": [

@@ -22,16 +22,23 @@ extension JobQueueDatabaseTests {
                     try await connection.query("reset foretaste.actor")
                 }
                 try await database.client.query("select queue.define('new', 'long', max_attempts => 3)")
+                for call in [
+                    "schedule_add('s', 'quick', cron => '0 3 * * *')", "schedule_pause('s')", "schedule_resume('s')", "schedule_remove('s')",
+                    "schedule_remove('s')",
+                ] {
+                    try await database.client.query("select queue.\(call)")
+                }
                 let rows = try await database.client.query(
                     "select actor, on_behalf_of, application, action, target, args::text as args from ops.audit order by at offset $1",
                     [.int(before)])
                 let actions = try rows.map { try $0["action"].string }
-                #expect(actions == ["cancel", "retry", "redrive", "pause", "resume", "set_retention", "define"])
+                let schedules = ["schedule_add", "schedule_pause", "schedule_resume", "schedule_remove"]
+                #expect(actions == ["cancel", "retry", "redrive", "pause", "resume", "set_retention", "define"] + schedules)
                 #expect(try rows.map { try $0["target"].string }.prefix(2) == ["job \(id)", "job \(id)"])
                 #expect(
                     try rows.allSatisfy { try $0["actor"].string == EmbeddedPostgres.databaseName && $0["application"].string == "test" })
                 #expect(try rows[0]["args"].string.contains("a wrong one"))
-                #expect(try rows.map { try $0["on_behalf_of"].optionalString } == [nil, nil, nil, nil, nil, "ada", nil])
+                #expect(try rows.map { try $0["on_behalf_of"].optionalString } .filter { $0 != nil } == ["ada"])
             }
         }
 
