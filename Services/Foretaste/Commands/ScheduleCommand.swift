@@ -1,4 +1,4 @@
-import ArgumentParser
+public import ArgumentParser
 import Foundation
 import JobQueue
 
@@ -68,8 +68,7 @@ struct ScheduleCommand: AsyncParsableCommand {
                         rows: schedules.map {
                             [
                                 $0.key, $0.kind,
-                                $0.cron.map { cron in "\(cron) \($0.timeZone ?? "")" } ?? "every \($0.everyNewPairs ?? 0) pairs",
-                                $0.next, String($0.fired), String($0.skipped), $0.last, $0.arguments,
+                                $0.when, $0.next, String($0.fired), String($0.skipped), $0.last, $0.arguments,
                             ]
                         }))
             }
@@ -136,6 +135,11 @@ extension JobSchedule.Missed: ExpressibleByArgument {}
 extension JobSchedule.Overlap: ExpressibleByArgument {}
 
 extension JobSchedule {
+    fileprivate var when: String {
+        if let cron { return "\(cron) \(timeZone ?? "")" }
+        return "every \(everyNewPairs ?? 0) pairs"
+    }
+
     fileprivate var next: String {
         if pausedAt != nil { return "paused" }
         if let nextAt { return format(nextAt, in: timeZone ?? "UTC") }

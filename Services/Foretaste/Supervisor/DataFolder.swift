@@ -63,8 +63,11 @@ struct DataFolder: Sendable {
             url = try await started.start()
             server = started
         }
+        var configuration = PostgresConfiguration(url: url)
+        // Many share a database login: the audit also says whose terminal it was.
+        if !NSUserName().isEmpty, !url.contains("options=") { configuration.sessionSettings["foretaste.actor"] = NSUserName() }
         let client = PostgresClient(
-            configuration: PostgresConfiguration(url: url), maximumConnections: maximumConnections, applicationName: "foretaste")
+            configuration: configuration, maximumConnections: maximumConnections, applicationName: "foretaste")
         do {
             try await BundledMigrations.migrate(client)
             let result = try await body(client)
