@@ -63,7 +63,7 @@ def measure(engines, server, repetitions, scale, progress, problems):
                 found = run(engine, server, getattr(engine, name), jobs)
                 runs.setdefault((engine.name, name), []).append(found)
                 progress(f"drain {repetition + 1}/{repetitions} {engine.name} {name}: {found['rate']:,.0f} jobs/s")
-                if engine.ours:
+                if engine.ours and name == "tuned":
                     bare = statement.run(engine, server, jobs)
                     runs.setdefault(("pgbench", name), []).append(bare)
                     progress(f"drain {repetition + 1}/{repetitions} pgbench: {bare['rate']:,.0f} jobs/s")

@@ -28,8 +28,8 @@ class Engine:
     rescue: dict  # default settings for the SIGKILL test
     rescue_documented: str  # what the documentation promises
     rescue_measured: bool = True  # false: the documented time is beyond a minute
+    zombie_sql: str = ""  # SQL that shortens recovery, where it is not a setting of the worker
     leader: dict | None = None  # settings of a third process that leads, where the engine has leaders
-    notes: str = ""
     problem: str = ""  # why it cannot run
 
     @property
@@ -59,16 +59,20 @@ class Engine:
         return self.adapter.removeprefix("peer_").removesuffix(".py")
 
     def fresh(self, server, name, jobs=0):
-        """A fresh database of this engine with so many jobs in it, vacuumed and checkpointed."""
+        """A fresh database of this engine with so many jobs in it.
+
+        The checkpoint comes before the jobs: the full-page images that follow one are written by the filling, which is the state of a
+        server that has been running for a while.
+        """
         database = f"{name}_{self.key}"
         server.drop(database)
         server.rows("postgres", f"create database {database} template template_{self.key}")
+        server.rows("postgres", "checkpoint")
         if jobs:
             supply = self.start(server, database, "supply")
             supply.ask(str(jobs), "supplied", 300)
             supply.finish()
         server.rows(database, "vacuum analyze")
-        server.rows("postgres", "checkpoint")
         return database
 
 
@@ -117,9 +121,9 @@ def all_engines():
     ours = Engine(
         name="Foretaste", requirements=[], adapter="ours",
         terminal="select count(*) from queue.done", accepted="select count(*) from queue.done",
-        history="a row with arguments and result in queue.done",
-        default={}, tuned={"concurrency": 2000}, quick={"concurrency": 10}, zombie={"concurrency": 500},
-        jobs={"default": 100_000, "tuned": 200_000}, rescue={"concurrency": 10},
+        history="arguments and result in queue.done",
+        default={"concurrency": 100}, tuned={"concurrency": 1000}, quick={"concurrency": 10}, zombie={"concurrency": 500}, zombie_sql="update queue.queue set worker_ttl = '4 seconds' where name = 'bench'",
+        jobs={"default": 60_000, "tuned": 150_000}, rescue={"concurrency": 10},
         rescue_documented="3 s (the session is gone), 10 s (the lease runs out)")
     pgqueuer = Engine(
         name="PgQueuer", requirements=["pgqueuer[asyncpg]==1.6.0"], adapter="peer_pgqueuer.py",

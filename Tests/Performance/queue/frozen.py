@@ -10,7 +10,7 @@ import time
 from processes import ChildFailed
 
 #: A's handlers are over when it wakes; B's last until everything has been looked at.
-SHORT, LONG = 1.0, 12.0
+SHORT, LONG = 1.0, 25.0
 
 
 def started(worker, wanted, limit):
@@ -23,9 +23,11 @@ def started(worker, wanted, limit):
     return marks
 
 
-def zombie(engine, server, jobs, limit=40):
+def zombie(engine, server, jobs, limit=75):
     """{trials, again: how many were run again, accepted: stale successes on record while the second run was going on}."""
     database = engine.fresh(server, "zombie")
+    if engine.zombie_sql:
+        server.rows(database, engine.zombie_sql)
     processes = []
 
     def begin(mode, **options):

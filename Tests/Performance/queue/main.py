@@ -111,7 +111,7 @@ def run(options, progress):
         if "drain" in sections:
             found["drain"] = drain.measure(able, server, repetitions, scale, progress, problems)
         if "latency" in sections:
-            found["latency"] = latency.measure(able, server, repetitions, 2 if options.quick else 8, progress, problems)
+            found["latency"] = latency.measure(able, server, repetitions, 2 if options.quick else 5, progress, problems)
         if "pinned" in sections:
             rates = {name: figures["rate"] for (name, setting), figures in found.get("drain", {}).items() if setting == "tuned"}
             found["pinned"] = pinned.measure(able, server, rates, 3 if options.quick else 10, pinned_s, progress, problems)

@@ -23,7 +23,7 @@ def text(engines, version, repetitions, found, sections, problems, quick):
         f"{platform.machine()}, PostgreSQL {version}; fsync, synchronous_commit and autovacuum on; load average before the report "
         f"{os.getloadavg()[0]:.1f}; {repetitions} repetition{'s' if repetitions > 1 else ''} in turn"
         + (", medians." if repetitions > 1 else ".") + (" **A smoke run: the figures say little.**" if quick else ""),
-        "Peers, from PyPI: " + ", ".join(", ".join(engine.requirements[:1]) for engine in engines if not engine.ours) + ".",
+        "Peers, from PyPI: " + (", ".join(engine.requirements[0] for engine in engines if not engine.ours) or "none in this run") + ".",
     ]
     if "drain" in found:
         lines += ["", *drain_table(engines, found["drain"])]
@@ -69,9 +69,8 @@ def drain_table(engines, found):
             if engine.ours and (figures := found.get(("pgbench", name))):
                 line("pgbench, our statement", "2 clients, 500 jobs a turn", figures, engine.history)
     return [
-        "**Drain.** The queue is filled, vacuumed and checkpointed, then one worker process drains it; the clock stops when the last job is "
-        "durably done, counted by SQL. CPU is that of the whole server and of the worker process; WAL includes the full-page images that "
-        "follow the checkpoint.", "", *markdown(head, lines)]
+        "**Drain.** After a checkpoint the queue is filled, vacuumed and analysed; then one worker process drains it. The clock stops when the "
+        "last job is durably done, counted by SQL. CPU is that of the whole server and of the worker process.", "", *markdown(head, lines)]
 
 
 def latency_table(engines, found):

@@ -8,30 +8,24 @@ from usage import Usage
 BATCH = 500
 CLIENTS = 2
 
-#: The arrays go from one turn into the next: a turn hands in what the one before it had claimed.
-TURN = """
-select coalesce(array_agg(id) filter (where not fenced), '{}') ids, coalesce(array_agg(token) filter (where not fenced), '{}') tokens,
-    array_fill(null::jsonb, array[count(*) filter (where not fenced)::int]) results, coalesce(max(seq), :low) low
-from queue.turn(:worker, 'bench', 'noop', :batch, array[0, :low, 0, 0]::bigint[], :ids::bigint[], :tokens::bigint[], :results::jsonb[]) \\gset
-""".strip().replace("\n", " ") + "\n"
-
-
 def run(engine, server, jobs):
     """Drains a fresh database of ours; the same figures as a worker's drain."""
     database = engine.fresh(server, "statement", jobs)
     worker = server.one(database, "select queue.register_worker('pgbench', 'bench', 1, interval '1 hour')")
     script = server.folder / "turn.sql"
-    script.write_text(TURN)
+    # The worker's own statement; the arrays go from one turn into the next, which hands in what the one before it had claimed.
+    script.write_text(subprocess.run([engine.binary, "print-turn"], capture_output=True, text=True, check=True).stdout)
     script.chmod(0o644)
     before = Usage(server, database, None)
     turns = -(-jobs // (BATCH * CLIENTS)) + 1
     done = subprocess.run(
         [server.bin / "pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", str(CLIENTS), "-t", str(turns), "-f", script,
-         "-D", f"worker={worker}", "-D", f"batch={BATCH}", "-D", "low=0", "-D", "ids={}", "-D", "tokens={}", "-D", "results={}",
+         "-D", f"worker={worker}", "-D", f"batch={BATCH}", "-D", "low=0", "-D", "ids={}", "-D", "tokens={}",
          server.url(database)], capture_output=True, text=True, cwd="/")
     rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
     if done.returncode != 0 or not rate:
-        raise ChildFailed(f"pgbench: {(done.stderr.strip().splitlines() or ['said nothing'])[-1]}")
+        lines = done.stderr.strip().splitlines()
+        raise ChildFailed("pgbench: " + next((line for line in lines if "ERROR" in line), lines[-1] if lines else "said nothing"))
     after = Usage(server, database, None)
     finished = int(server.one(database, engine.terminal))
     server.leave(database)
