@@ -10,9 +10,6 @@ public import Logging
 /// A broken transfer is taken up again where it broke. Several callers of the same artifact share one transfer. The work is done on threads of
 /// its own, at most eight transfers at a time in a process.
 public final class ArtifactFetcher: Sendable {
-    /// How many attempts a transfer has.
-    public static let attempts = 4
-
     private let policy: ArtifactPolicy
     private let cache: ArtifactCache
     private let maximumBytes: Int
@@ -163,7 +160,7 @@ public final class ArtifactFetcher: Sendable {
                         handle: handle)
                 }
             } catch let failure as Failure {
-                guard !failure.error.isPermanent, attempt < Self.attempts, !cancelled.isCancelled else { throw failure.error }
+                guard !failure.error.isPermanent, attempt < limits.attempts, !cancelled.isCancelled else { throw failure.error }
                 let pause = min(max(failure.retryAfter ?? 0, delay * Double.random(in: 0.5...1.5)), 15)
                 logger.debug(
                     "Fetching again after a failure",

@@ -163,7 +163,7 @@ public final class ArtifactStore: Sendable {
                 default: throw ArtifactError.rejected(url: url.shown, status: outcome.status)
                 }
             } catch let error as ArtifactError {
-                guard !error.isPermanent, attempt < ArtifactFetcher.attempts else { throw error }
+                guard !error.isPermanent, attempt < limits.attempts else { throw error }
             }
             // This is one of our own threads, which may wait.
             Thread.sleep(forTimeInterval: delay * Double.random(in: 0.5...1.5))

@@ -12,6 +12,8 @@ struct TransferLimits: Sendable {
     var slowSeconds = 20
     /// The longest that one attempt may take.
     var totalSeconds = 3600
+    /// How many attempts a transfer has.
+    var attempts = 4
 }
 
 /// One HTTP request by libcurl: redirects off, HTTP and HTTPS only, no proxy, no content encoding, addresses checked as they are connected to.
@@ -154,7 +156,7 @@ final class HTTPTransfer {
         if let failure { throw failure }
         if let refusal { throw .forbidden(url: url.shown, reason: refusal) }
         if cancelled.isCancelled { throw .unreachable(url: url.shown, reason: "the transfer was cancelled") }
-        guard code == CURLE_OK else { throw .unreachable(url: url.shown, reason: String(cString: curl_easy_strerror(code))) }
+        guard code == CURLE_OK else { throw .unreachable(url: url.shown, reason: reason(code)) }
         let status = status(of: curl)
         if (300..<400).contains(status), signature == nil {
             throw .redirected(url: url.shown, location: ArtifactURL.shown(location ?? "an unnamed place"))
@@ -168,6 +170,12 @@ final class HTTPTransfer {
         return Outcome(
             status: status, retryAfter: retryAfter > 0 ? Double(retryAfter) : nil, entityTag: entityTag,
             length: length >= 0 ? Int(length) : nil, bucketRegion: bucketRegion, storedDigest: storedDigest, errorBody: errorBody)
+    }
+
+    private func reason(_ code: CURLcode) -> String {
+        guard code == CURLE_OPERATION_TIMEDOUT else { return String(cString: curl_easy_strerror(code)) }
+        let slow = "fewer than \(limits.slowBytesPerSecond) bytes a second came for \(limits.slowSeconds) seconds"
+        return "\(slow), there was no connection in \(limits.connectSeconds) seconds, or all of it took \(limits.totalSeconds)"
     }
 
     private func status(of curl: UnsafeMutableRawPointer) -> Int {

@@ -93,7 +93,7 @@ struct S3Upload {
                 }
                 return outcome
             } catch {
-                guard !error.isPermanent, attempt < ArtifactFetcher.attempts else { throw error }
+                guard !error.isPermanent, attempt < limits.attempts else { throw error }
             }
             // This is one of our own threads, which may wait.
             Thread.sleep(forTimeInterval: delay * Double.random(in: 0.5...1.5))

@@ -105,7 +105,7 @@ struct FetchTests {
         let error = try await #require(throws: ArtifactError.self) { try await fetcher(broken.url).fetch(broken.url + "/a") }
         #expect(error == .rejected(url: broken.url + "/a", status: 503))
         #expect(!error.isPermanent)
-        #expect(broken.requests.count == ArtifactFetcher.attempts)
+        #expect(broken.requests.count == TransferLimits().attempts)
     }
 
     @Test("another content than promised is refused, named, and leaves nothing", .timeLimit(.minutes(1)))
