@@ -42,11 +42,9 @@ def run(engine, server, setting, jobs):
 
 
 def middle(runs):
-    """The median of each figure, and the rates' spread."""
+    """The median of each figure, and every rate."""
     found = {key: median(run[key] for run in runs) for key in runs[0]}
-    found["lowest"], found["highest"] = min(run["rate"] for run in runs), max(run["rate"] for run in runs)
-    found["runs"] = len(runs)
-    return found
+    return found | {"rates": [run["rate"] for run in runs]}
 
 
 def measure(engines, server, repetitions, scale, progress, problems):

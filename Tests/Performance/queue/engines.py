@@ -123,14 +123,14 @@ def all_engines():
         terminal="select count(*) from queue.done", accepted="select count(*) from queue.done",
         history="arguments and result in queue.done",
         default={"concurrency": 100}, tuned={"concurrency": 1000}, quick={"concurrency": 10}, zombie={"concurrency": 500}, zombie_sql="update queue.queue set worker_ttl = '4 seconds' where name = 'bench'",
-        jobs={"default": 60_000, "tuned": 150_000}, rescue={"concurrency": 10},
+        jobs={"default": 60_000, "tuned": 200_000}, rescue={"concurrency": 10},
         rescue_documented="3 s (the session is gone), 10 s (the lease runs out)")
     pgqueuer = Engine(
         name="PgQueuer", requirements=["pgqueuer[asyncpg]==1.6.0"], adapter="peer_pgqueuer.py",
         terminal="select count(*) from pgqueuer_log where status = 'successful'",
         accepted="select count(*) from pgqueuer_log where status = 'successful'",
         history="the row is deleted; three log rows without the payload",
-        default={}, tuned={"batch_size": 100}, quick={},
+        default={}, tuned={"batch_size": 500}, quick={},
         zombie={"heartbeat_timeout": 2, "dequeue_timeout": 1}, jobs={"default": 8_000, "tuned": 20_000}, rescue={},
         rescue_documented="heartbeat_timeout 30 s, and up to dequeue_timeout 30 s until a worker looks")
     awa = Engine(
@@ -156,7 +156,7 @@ def all_engines():
         terminal="select count(*) from procrastinate_jobs where status = 'succeeded'",
         accepted="select count(*) from procrastinate_jobs where status = 'succeeded'",
         history="the row stays, with three events",
-        default={}, tuned={"concurrency": 20, "listen_notify": False}, quick={"concurrency": 20},
+        default={}, tuned={"concurrency": 100, "listen_notify": False}, quick={"concurrency": 20},
         zombie={"concurrency": 50, "update_heartbeat_interval": 0.5, "stalled_worker_timeout": 2},
         jobs={"default": 300, "tuned": 500}, rescue={"concurrency": 10}, rescue_measured=False,
         rescue_documented="never by itself: a periodic task of the user retries stalled jobs (stalled after 30 s)")
@@ -165,7 +165,7 @@ def all_engines():
         terminal="select count(*) from absurd.t_bench where state = 'completed'",
         accepted="select count(*) from absurd.t_bench where state = 'completed'",
         history="task and run rows stay",
-        default={}, tuned={"concurrency": 100, "batch_size": 100}, quick={"concurrency": 20},
+        default={}, tuned={"concurrency": 500, "batch_size": 500}, quick={"concurrency": 20},
         zombie={"concurrency": 50, "claim_timeout": 3}, jobs={"default": 500, "tuned": 1_000}, rescue={"concurrency": 10},
         rescue_measured=False, rescue_documented="claim_timeout 120 s")
     return [ours, pgqueuer, awa, procrastinate, absurd]

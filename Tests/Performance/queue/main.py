@@ -7,7 +7,7 @@ fails is named with its error.
 """
 import argparse
 import json
-import os
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +124,8 @@ def run(options, progress):
 
 def main():
     options = arguments()
+    # So that everything that was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench queue: told to stop"))
     began = time.monotonic()
 
     def progress(text):

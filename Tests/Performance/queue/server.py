@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from processes import Child, end
 
+PREFIX = "foretaste-queue-"
 SETTINGS = {
     "listen_addresses": "''", "max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min",
     "autovacuum_naptime": "10s", "jit": "off", "fsync": "on", "synchronous_commit": "on", "autovacuum": "on", "full_page_writes": "on",
@@ -32,12 +33,24 @@ def binaries():
     return Path(found[-1]).parent
 
 
+def remove_leftovers():
+    """Data of runs that were killed; their servers died with them."""
+    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+        try:
+            pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            continue
+        if not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Server:
     """The server; as root it runs as `postgres`, because it refuses root."""
 
     def __init__(self):
         self.bin = binaries()
-        self.folder = Path(tempfile.mkdtemp(prefix="foretaste-queue-"))
+        remove_leftovers()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self.account = {}
         if os.getuid() == 0:
             user = pwd.getpwnam("postgres")
