@@ -18,6 +18,7 @@ sys.path.append(str(HERE.parent))
 
 import drain  # noqa: E402
 import frozen  # noqa: E402
+import idle  # noqa: E402
 import latency  # noqa: E402
 import pinned  # noqa: E402
 import report  # noqa: E402
@@ -25,7 +26,7 @@ import tables  # noqa: E402
 from engines import ROOT, all_engines, find_ours, install_peers  # noqa: E402
 from server import Server  # noqa: E402
 
-SECTIONS = ("drain", "latency", "pinned", "zombie", "rescue")
+SECTIONS = ("drain", "latency", "pinned", "zombie", "rescue", "idle")
 
 
 def arguments():
@@ -117,6 +118,8 @@ def run(options, progress):
             found["pinned"] = pinned.measure(able, server, rates, 3 if options.quick else 10, pinned_s, progress, problems)
             found["pinned_s"] = pinned_s
         found |= frozen_ones(able, server, sections, options.quick, progress, problems)
+        if "idle" in sections:
+            found["idle"] = idle.measure(able, server, 5 if options.quick else 30, progress, problems)
         return report.text(engines, server.version, repetitions, found, sections, problems, options.quick), found, problems
     finally:
         server.stop()

@@ -36,6 +36,8 @@ def text(engines, version, repetitions, found, sections, problems, quick):
         lines += ["", *zombie_table(engines, found["zombie"])]
     if "rescue" in sections:
         lines += ["", *rescue_table(engines, found["rescue"])]
+    if "idle" in found:
+        lines += ["", *idle_table(engines, found["idle"])]
     bars = all_bars(engines, found)
     counted = [met for *_, met in bars if met is not None]
     lines += ["", *bar_table(bars), "", f"{sum(counted)} of {len(counted)} bars met, {len(bars) - len(counted)} not measured."]
@@ -136,6 +138,19 @@ def rescue_table(engines, found):
     return markdown(head, lines)
 
 
+def idle_table(engines, found):
+    head = ["idle worker", "CPU of its process", "CPU of its sessions", "statements/s", "sessions"]
+    lines = []
+    for engine in engines:
+        if figures := found.get(engine.name):
+            lines.append([
+                engine.name, f"{100 * figures['client']:.2f} %", f"{100 * figures['server']:.2f} %", f"{figures['statements']:.1f}",
+                f"{figures['sessions']}"])
+        else:
+            lines.append([engine.name, short(engine, "failed, see below"), *["—"] * 3])
+    return markdown(head, lines)
+
+
 def all_bars(engines, found):
     """(what, wanted, got, whether it is met) of every bar of ours; None where it was not measured."""
     bars = []
@@ -174,4 +189,7 @@ def all_bars(engines, found):
     times = found.get("rescue", {}).get(ours)
     bar("SIGKILL: running elsewhere", "≤ 3 s", ", ".join("never" if t is None else f"{t:.1f} s" for t in times) if times else None,
         bool(times) and all(t is not None and t <= 3 for t in times))
+    rest = found.get("idle", {}).get(ours)
+    bar("idle worker: CPU", "≤ 0.2 %", f"{100 * rest['client']:.2f} %" if rest else None, bool(rest) and rest["client"] <= 0.002)
+    bar("idle worker: statements a second", "≤ 2", f"{rest['statements']:.1f}" if rest else None, bool(rest) and rest["statements"] <= 2)
     return bars
