@@ -39,12 +39,14 @@ create table queue.worker (
     expires_at timestamptz not null,
     absent_since timestamptz,
     ended_at timestamptz,
-    ended_why text
+    ended_why text,
+    swept boolean not null default false
 ) with (fillfactor = 50);
-create index worker_live on queue.worker (id) where ended_at is null;
+create index worker_unswept on queue.worker (id) where not swept;
 comment on table queue.worker is 'A row a process that takes jobs. backend_pid and backend_start name the session of its control connection.';
 comment on column queue.worker.absent_since is 'When the sweep first missed that session in pg_stat_activity.';
 comment on column queue.worker.ended_why is 'stopped, lease_expired or session_lost.';
+comment on column queue.worker.swept is 'It has ended and no job is leased to it any more.';
 
 create sequence queue.job_id;
 -- Not cached: a cached block would hand out numbers below those that a claim has already passed.
@@ -52,16 +54,17 @@ create sequence queue.seq cache 1;
 
 create table queue.job (
     id bigint primary key default nextval('queue.job_id'),
-    seq bigint not null default nextval('queue.seq'),
+    seq bigint default nextval('queue.seq'),
+    created_at timestamptz not null default clock_timestamp(),
+    run_at timestamptz,
+    -- What a claim changes stands together and in no index, so that it is a HOT update which logs these bytes alone.
     token bigint not null default 0,
     worker_id bigint,
-    run_at timestamptz,
-    created_at timestamptz not null default clock_timestamp(),
     claimed_at timestamptz,
+    attempt int not null default 0,
+    state smallint not null default 0 check (state between 0 and 3),
     queue_id smallint not null,
     band smallint not null default 1 check (band between 0 and 3),
-    state smallint not null default 0 check (state between 0 and 3),
-    attempt smallint not null default 0,
     failures smallint not null default 0,
     rescues smallint not null default 0,
     waits_on smallint not null default 0,
@@ -69,16 +72,15 @@ create table queue.job (
     kind text not null,
     slot text,
     dedupe_key text,
-    args jsonb not null,
     last_error jsonb,
-    headers jsonb
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-create index job_ready on queue.job (queue_id, band, seq) where state = 0;
-create index job_due on queue.job (run_at) where state = 2;
-create index job_leased on queue.job (worker_id) where state = 1;
-create index job_waiting on queue.job (queue_id) where state = 3;
+    check ((seq is null) = (state >= 2))
+) with (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+-- No index, nor its predicate, may name a column that a claim changes: state above all. That seq is null says what they need of it.
+create index job_ready on queue.job (queue_id, band, seq) where seq is not null;
+create index job_due on queue.job (run_at) where seq is null;
 create unique index job_dedupe on queue.job (dedupe_key) where dedupe_key is not null;
-comment on table queue.job is 'Live jobs only: a finished one moves to queue.done, one that is given up to queue.dead.';
+comment on table queue.job is 'Live jobs only, and of them only what changes: a finished one moves to queue.done, one that is given up to queue.dead. What it is to do is in queue.body.';
+comment on column queue.job.seq is 'Place in its queue''s line: a new one whenever it becomes ready, so that no job appears behind those already passed; null while it is deferred or waits.';
 comment on column queue.job.state is '0 ready, 1 leased, 2 deferred until run_at, 3 waiting for other jobs.';
 comment on column queue.job.token is 'Fencing token: grows at every claim, rescue, release, cancel and retry; whoever holds an older one can write nothing.';
 comment on column queue.job.attempt is 'Claims so far.';
@@ -87,21 +89,26 @@ comment on column queue.job.parent is 'Other jobs wait for this one: its end has
 comment on column queue.job.slot is 'The permit that the job needs while it runs (one trainer a GPU, say); null: none.';
 comment on column queue.job.band is 'Priority, 0 first.';
 
+create table queue.body (
+    id bigint primary key,
+    args jsonb not null,
+    headers jsonb
+);
+comment on table queue.body is 'What a job is to do, written once when it is enqueued; it stays while the job is in queue.job, queue.done or queue.dead.';
+
 create table queue.done (
     id bigint not null,
     token bigint not null,
-    queue_id smallint not null,
-    kind text not null,
     worker_id bigint,
-    attempt smallint not null,
-    failures smallint not null,
-    rescues smallint not null,
     created_at timestamptz not null,
     claimed_at timestamptz,
     finished_at timestamptz not null default clock_timestamp(),
-    args jsonb not null,
-    result jsonb,
-    headers jsonb
+    attempt int not null,
+    queue_id smallint not null,
+    failures smallint not null,
+    rescues smallint not null,
+    kind text not null,
+    result jsonb
 ) partition by range (finished_at);
 create index done_id on queue.done (id);
 create table queue.done_default partition of queue.done default;

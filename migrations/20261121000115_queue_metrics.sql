@@ -219,7 +219,7 @@ begin
     get diagnostics these = row_count; gone := gone + these;
     delete from queue.audit a where a.at < now() - (select r.keep from queue.retention r where r.what = 'audit');
     get diagnostics these = row_count; gone := gone + these;
-    delete from queue.worker w where w.ended_at < now() - (select r.keep from queue.retention r where r.what = 'worker');
+    delete from queue.worker w where w.swept and w.ended_at < now() - (select r.keep from queue.retention r where r.what = 'worker');
     get diagnostics these = row_count; gone := gone + these;
     delete from queue.worker_report w where not exists (select from queue.worker v where v.id = w.worker_id);
     return gone;

@@ -44,6 +44,7 @@ declare
     stale record;
     these bigint;
     dropped bigint;
+    bodies bigint;
     gone bigint := 0;
 begin
     if not pg_try_advisory_xact_lock(hashtext('queue.prune')) then
@@ -64,10 +65,11 @@ begin
                     or part.ends > clock_timestamp() - (select max(o.retention) from queue.queue o where o.retention is not null))
         loop
             exit when gone >= prune.up_to;
-            execute format('delete from queue.%1$I where ctid = any (array(select d.ctid from queue.%1$I d
-                where d.queue_id = $1 and d.finished_at < $2 limit $3))', part.partition)
-            using stale.id, stale.horizon, prune.up_to - gone;
-            get diagnostics these = row_count;
+            execute format('with old as (delete from queue.%1$I where ctid = any (array(select d.ctid from queue.%1$I d
+                where d.queue_id = $1 and d.finished_at < $2 limit $3)) returning id),
+                bodies as (delete from queue.body b using old where b.id = old.id)
+                select count(*) from old', part.partition)
+            using stale.id, stale.horizon, prune.up_to - gone into these;
             gone := gone + these;
             if part.ends <= stale.horizon and gone < prune.up_to then
                 insert into queue.pruned values (part.partition, stale.id) on conflict do nothing;
@@ -84,6 +86,11 @@ begin
             from queue.%I d join queue.queue q on q.id = d.queue_id', part.partition) into these, dropped;
         -- Very many rows that stay for ever would be moved under the lock: such a day keeps its partition.
         if these <= 10000 then
+            -- Bodies go one by one, as many as take a few seconds; a day with more of them waits for the next time.
+            execute format('delete from queue.body b where b.id = any (array(select d.id from queue.%I d join queue.queue q on q.id = d.queue_id
+                join queue.body b on b.id = d.id where q.retention is not null limit 500000))', part.partition);
+            get diagnostics bodies = row_count;
+            exit when bodies = 500000;
             exit when not queue.drop_partition(part.partition);
             gone := gone + dropped;
         end if;

@@ -35,12 +35,13 @@ declare
     job bigint;
 begin
     loop
-        insert into queue.job (queue_id, kind, args, dedupe_key, run_at, band, state, headers)
-        values (target.id, enqueue.kind, coalesce(enqueue.args, '{}'), enqueue.dedupe_key, case when later then enqueue.run_at end,
-            enqueue.band, case when later then 2 else 0 end, enqueue.headers)
+        insert into queue.job (seq, queue_id, kind, dedupe_key, run_at, band, state)
+        values (case when not later then nextval('queue.seq') end, target.id, enqueue.kind, enqueue.dedupe_key,
+            case when later then enqueue.run_at end, enqueue.band, case when later then 2 else 0 end)
         on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
         returning id into job;
         if found then
+            insert into queue.body (id, args, headers) values (job, coalesce(enqueue.args, '{}'), enqueue.headers);
             if not later then
                 perform queue.ring(target.class);
             end if;
@@ -64,11 +65,19 @@ declare
     target queue.queue := queue.find(coalesce(enqueue_many.queue, enqueue_many.kind));
 begin
     return query
-        insert into queue.job (queue_id, kind, args, dedupe_key, band)
-        select target.id, enqueue_many.kind, new.args, new.dedupe_key, enqueue_many.band
-        from unnest(enqueue_many.args, enqueue_many.dedupe_keys) with ordinality new (args, dedupe_key, n) where new.args is not null order by n
-        on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
-        returning id;
+        with given as (
+            select nextval('queue.job_id') as id, new.args, new.dedupe_key
+            from unnest(enqueue_many.args, enqueue_many.dedupe_keys) with ordinality new (args, dedupe_key, n)
+            where new.args is not null order by n
+        ), fresh as (
+            insert into queue.job (id, queue_id, kind, dedupe_key, band)
+            select given.id, target.id, enqueue_many.kind, given.dedupe_key, enqueue_many.band from given
+            on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
+            returning id
+        ), body as (
+            insert into queue.body (id, args) select given.id, given.args from given join fresh on fresh.id = given.id
+        )
+        select fresh.id from fresh;
     perform queue.ring(target.class);
 end
 $$;

@@ -13,31 +13,37 @@ end
 $$;
 comment on function queue.hold is 'Fences a transaction: true, and the job''s row locked until its end, if the token is live. Effects written behind it commit with queue.complete or not at all. The server ends the transaction when its client leaves it alone for 30 seconds.';
 
-create function queue.complete(ids bigint[], tokens bigint[], results jsonb[]) returns setof bigint language plpgsql as $$
+create function queue.finish(ids bigint[], tokens bigint[], results jsonb[]) returns bigint[] language plpgsql as $$
 #variable_conflict use_column
+declare
+    finished bigint[];
 begin
-    if exists (select from unnest(complete.results) r where octet_length(r::text) > 65536) then
+    if octet_length(finish.results::text) > 65536 and exists (select from unnest(finish.results) r where octet_length(r::text) > 65536) then
         raise exception 'a job''s result is limited to 64 kB' using errcode = 'program_limit_exceeded',
             hint = 'Put what is larger into an artifact and its URL into the result.';
     end if;
-    return query
-        with fin as (
-            delete from queue.job j using unnest(complete.ids, complete.tokens, complete.results) d (id, token, result)
-            where j.id = d.id and j.token = d.token and j.state = 1
-            returning j.*, d.result
-        ), history as (
-            insert into queue.done (id, token, queue_id, kind, worker_id, attempt, failures, rescues, created_at, claimed_at, finished_at,
-                args, result, headers)
-            select fin.id, fin.token, fin.queue_id, fin.kind, fin.worker_id, fin.attempt, fin.failures, fin.rescues, fin.created_at,
-                fin.claimed_at, clock_timestamp(), fin.args, fin.result, fin.headers from fin
-        ), run as (
-            delete from queue.run r using fin where r.job_id = fin.id
-            returning pg_notify('queue_progress', '')
-        ), checkpoint as (
-            delete from queue.checkpoint c using fin where c.job_id = fin.id
-        )
-        select fin.id from fin;
+    with fin as (
+        delete from queue.job j using unnest(finish.ids, finish.tokens, finish.results) d (id, token, result)
+        where j.id = d.id and j.token = d.token and j.state = 1
+        returning j.id, j.token, j.worker_id, j.created_at, j.claimed_at, j.attempt, j.queue_id, j.failures, j.rescues, j.kind, d.result
+    ), history as (
+        insert into queue.done (id, token, worker_id, created_at, claimed_at, finished_at, attempt, queue_id, failures, rescues, kind, result)
+        select fin.id, fin.token, fin.worker_id, fin.created_at, fin.claimed_at, clock_timestamp(), fin.attempt, fin.queue_id,
+            fin.failures, fin.rescues, fin.kind, fin.result from fin
+    )
+    select array_agg(fin.id) into finished from fin;
+    delete from queue.checkpoint c where c.job_id = any (finished);
+    delete from queue.run r where r.job_id = any (finished);
+    if found then
+        perform pg_notify('queue_progress', '');
+    end if;
+    return coalesce(finished, '{}');
 end
+$$;
+comment on function queue.finish is 'Moves leased jobs to queue.done and returns the ids that really were; what queue.complete and queue.turn share.';
+
+create function queue.complete(ids bigint[], tokens bigint[], results jsonb[]) returns setof bigint language sql as $$
+    select unnest(queue.finish(complete.ids, complete.tokens, complete.results))
 $$;
 comment on function queue.complete is 'Moves leased jobs to queue.done and returns the ids that really were; an id that is missing from the answer was fenced.';
 
@@ -46,10 +52,10 @@ create function queue.bury(victim queue.job, reason text) returns void language 
 begin
     delete from queue.job j where j.id = victim.id;
     insert into queue.dead (id, seq, token, worker_id, run_at, created_at, claimed_at, queue_id, band, state, attempt, failures, rescues,
-        kind, dedupe_key, args, last_error, headers, reason)
+        waits_on, parent, kind, slot, dedupe_key, last_error, reason)
     values (victim.id, victim.seq, victim.token + 1, victim.worker_id, victim.run_at, victim.created_at, victim.claimed_at, victim.queue_id,
-        victim.band, 0, victim.attempt, victim.failures, victim.rescues, victim.kind, victim.dedupe_key, victim.args, victim.last_error,
-        victim.headers, bury.reason);
+        victim.band, 0, victim.attempt, victim.failures, victim.rescues, victim.waits_on,
+        victim.parent, victim.kind, victim.slot, victim.dedupe_key, victim.last_error, bury.reason);
     delete from queue.run r where r.job_id = victim.id;
     perform pg_notify('queue_progress', '');
 end
@@ -87,7 +93,7 @@ begin
         perform queue.bury(job, 'cancelled');
         return 'dead';
     end if;
-    update queue.job j set state = 2, token = job.token + 1, worker_id = null, failures = job.failures, last_error = job.last_error,
+    update queue.job j set state = 2, seq = null, token = job.token + 1, worker_id = null, failures = job.failures, last_error = job.last_error,
         run_at = clock_timestamp() + delay * interval '1 second'
     where j.id = job.id;
     delete from queue.run r where r.job_id = job.id;
@@ -169,4 +175,4 @@ comment on function queue.save_checkpoint is 'Publishes a checkpoint under the l
 
 -- migrate:down
 
-drop function queue.save_checkpoint, queue.acknowledge_cancel, queue.release, queue.hand_back, queue.fail, queue.bury, queue.complete, queue.hold;
+drop function queue.save_checkpoint, queue.acknowledge_cancel, queue.release, queue.hand_back, queue.fail, queue.bury, queue.complete, queue.finish, queue.hold;

@@ -11,10 +11,9 @@ begin
     select d.* into corpse from queue.dead d where d.id = revive.id for update;
     if found then
         -- It is ready since now, not since it was made: waits are measured from run_at.
-        insert into queue.job (id, token, run_at, created_at, queue_id, band, attempt, parent, kind, slot, dedupe_key, args, last_error,
-            headers)
+        insert into queue.job (id, token, run_at, created_at, queue_id, band, attempt, parent, kind, slot, dedupe_key, last_error)
         values (corpse.id, corpse.token + 1, clock_timestamp(), corpse.created_at, corpse.queue_id, corpse.band, corpse.attempt,
-            corpse.parent, corpse.kind, corpse.slot, corpse.dedupe_key, corpse.args, corpse.last_error, corpse.headers)
+            corpse.parent, corpse.kind, corpse.slot, corpse.dedupe_key, corpse.last_error)
         on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing;
         if not found then
             raise exception 'job % cannot come back: another live job has its key %', revive.id, corpse.dedupe_key using errcode = 'unique_violation';

@@ -18,7 +18,7 @@ begin
         fired := fired + (queue.fire(s) is not null)::int;
     end loop;
     fired := fired + queue.tick();
-    next_due := least((select min(j.run_at) from queue.job j where j.state = 2),
+    next_due := least((select min(j.run_at) from queue.job j where j.state = 2 and j.seq is null),
         (select min(t.next_at) from queue.schedule t where t.paused_at is null));
     -- Nothing about metrics may keep a lost worker's jobs from being rescued.
     begin

@@ -21,7 +21,7 @@ select
     end from queue.run r where r.job_id = j.id) as eta,
     j.last_error ->> 'message' as error,
     exists (select from queue.run r where r.job_id = j.id and r.cancel_requested_at is not null) as cancel_requested,
-    j.args, null::jsonb as result
+    (select b.args from queue.body b where b.id = j.id) as args, null::jsonb as result
 from queue.job j
 union all
 select
@@ -30,7 +30,7 @@ select
     (select w.service || '@' || w.host from queue.worker w where w.id = d.worker_id),
     (select w.pid from queue.worker w where w.id = d.worker_id),
     d.created_at, null::timestamptz, d.claimed_at, d.finished_at, 1::double precision, null::text, null::double precision, null::text,
-    false, d.args, d.result
+    false, (select b.args from queue.body b where b.id = d.id), d.result
 from queue.done d
 union all
 select
@@ -39,7 +39,7 @@ select
     (select w.service || '@' || w.host from queue.worker w where w.id = d.worker_id),
     (select w.pid from queue.worker w where w.id = d.worker_id),
     d.created_at, null::timestamptz, d.claimed_at, d.died_at, null::double precision, d.reason, null::double precision,
-    d.last_error ->> 'message', false, d.args, null::jsonb
+    d.last_error ->> 'message', false, (select b.args from queue.body b where b.id = d.id), null::jsonb
 from queue.dead d;
 comment on view ops.jobs is 'Every job there is: live (ready, leased, deferred, waiting), ended well (succeeded), or given up (dead, cancelled). By id, or the newest by id desc with a limit.';
 comment on column ops.jobs.attempt is 'How often it was started.';
@@ -51,19 +51,17 @@ create function queue.depth() returns table (
     queue_id smallint, kind text, ready bigint, leased bigint, deferred bigint, waiting bigint, oldest_ready timestamptz,
     oldest_leased timestamptz
 ) language sql stable rows 10 set enable_seqscan = off as $$
-    -- Each state by its own partial index; the table, with its dead rows, is never read from end to end.
-    select l.queue_id, l.kind, coalesce(sum(l.n) filter (where l.state = 0), 0)::bigint, coalesce(sum(l.n) filter (where l.state = 1), 0)::bigint,
-        coalesce(sum(l.n) filter (where l.state = 2), 0)::bigint, coalesce(sum(l.n) filter (where l.state = 3), 0)::bigint,
-        min(l.since) filter (where l.state = 0), min(l.since) filter (where l.state = 1)
+    -- Each part by its own partial index; the table, with its dead rows, is never read from end to end.
+    select l.queue_id, l.kind, sum(l.ready)::bigint, sum(l.leased)::bigint, sum(l.deferred)::bigint, sum(l.waiting)::bigint,
+        min(l.oldest_ready), min(l.oldest_leased)
     from (
-        select 0 as state, j.queue_id, j.kind, count(*) as n, min(greatest(j.run_at, j.created_at)) as since
-        from queue.job j where j.state = 0 group by j.queue_id, j.kind
+        select j.queue_id, j.kind, count(*) filter (where j.state = 0) as ready, count(*) filter (where j.state = 1) as leased,
+            0 as deferred, 0 as waiting, min(greatest(j.run_at, j.created_at)) filter (where j.state = 0) as oldest_ready,
+            min(j.claimed_at) filter (where j.state = 1) as oldest_leased
+        from queue.job j where j.seq is not null group by j.queue_id, j.kind
         union all
-        select 1, j.queue_id, j.kind, count(*), min(j.claimed_at) from queue.job j where j.state = 1 group by j.queue_id, j.kind
-        union all
-        select 2, j.queue_id, j.kind, count(*), null from queue.job j where j.state = 2 group by j.queue_id, j.kind
-        union all
-        select 3, j.queue_id, j.kind, count(*), null from queue.job j where j.state = 3 group by j.queue_id, j.kind
+        select j.queue_id, j.kind, 0, 0, count(*) filter (where j.state = 2), count(*) filter (where j.state = 3), null, null
+        from queue.job j where j.seq is null group by j.queue_id, j.kind
     ) l group by l.queue_id, l.kind
 $$;
 comment on function queue.depth is 'Live jobs by queue, kind and state. Not for operators: see ops.queue_depth and ops.queue_now.';
@@ -119,32 +117,34 @@ join queue.queue q on q.id = j.queue_id
 left join queue.worker w on w.id = j.worker_id
 left join queue.run r on r.job_id = j.id
 left join lateral (select k.n, k.created_at from queue.checkpoint k where k.job_id = j.id order by k.created_at desc limit 1) c on true
-where j.state = 1;
+where j.seq is not null and j.state = 1;
 comment on view ops.running is 'Jobs that run now: for how long, how far, until when their lease holds, and what would be lost if they died.';
 
 create view ops.workers as
 select
     w.id as worker_id, w.service, w.host, w.pid, w.started_at, w.ended_at, w.ended_why,
     extract(epoch from clock_timestamp() - w.beat_at)::double precision as beat_age_s,
-    (select count(*) from queue.job j where j.state = 1 and j.worker_id = w.id) as in_flight,
+    coalesce(held.jobs, 0) as in_flight,
     r.version,
     w.ended_at is null and exists (select from pg_stat_get_activity(w.backend_pid)) as backend_alive,
     (select sum(l.capacity) from jsonb_to_recordset(r.lanes) l (capacity int)) as capacity,
     coalesce(r.draining, false) as draining, r.cpu_percent, round(r.rss_bytes / 1048576.0, 1) as rss_mb, r.lanes
-from queue.worker w left join queue.worker_report r on r.worker_id = w.id;
+from queue.worker w left join queue.worker_report r on r.worker_id = w.id
+left join (select j.worker_id, count(*) as jobs from queue.job j where j.seq is not null and j.state = 1 group by j.worker_id) held on held.worker_id = w.id;
 comment on view ops.workers is 'The processes that take jobs, and those that did. Alert when a service has none alive (ended_at is null).';
 comment on column ops.workers.backend_alive is 'Whether the session of its control connection exists; without it the worker is held to be lost within two seconds.';
 
 create view ops.dead_letters as
 select d.id, q.name as queue, d.kind, d.reason, d.died_at, d.attempt::int as attempts, d.failures::int as failures,
-    d.rescues::int as rescues, d.last_error ->> 'message' as error, d.args
+    d.rescues::int as rescues, d.last_error ->> 'message' as error,
+    (select b.args from queue.body b where b.id = d.id) as args
 from queue.dead d join queue.queue q on q.id = d.queue_id;
 comment on view ops.dead_letters is 'Jobs that were given up or cancelled. queue.retry(id) brings one back, queue.redrive(kind => …) many.';
 
 create view ops.retries as
 select q.name as queue, j.kind, j.failures::int as failure_no, count(*) as jobs, min(j.run_at) as next_run_at, max(j.run_at) as last_run_at
 from queue.job j join queue.queue q on q.id = j.queue_id
-where j.state = 2 and j.failures > 0 group by q.name, j.kind, j.failures;
+where j.seq is null and j.state = 2 and j.failures > 0 group by q.name, j.kind, j.failures;
 comment on view ops.retries is 'Jobs that failed and wait for another try, by how often they failed.';
 
 create view ops.schedules as

@@ -35,6 +35,9 @@ public struct JobResult: Sendable {
     /// Writes that commit with the job's completion or not at all.
     let effects: (@Sendable (PostgresConnection) async throws -> Void)?
 
+    /// Whether it may be acknowledged together with others: it brings no effects, and nothing that the server might refuse for its size.
+    var mayTravelInCompany: Bool { effects == nil && (json?.utf8.count ?? 0) < 60_000 }
+
     /// A result as JSON text.
     ///
     /// - Parameter effects: writes to do on the given connection, in the transaction that also completes the job under its fencing

@@ -11,7 +11,7 @@ final class JobRun: Sendable {
     private struct Inside {
         var state = RunState()
         var note: ProgressNote
-        var task: Task<JobResult, any Error>?
+        var task: Task<Void, Never>?
     }
 
     let key: Key
@@ -24,7 +24,7 @@ final class JobRun: Sendable {
         inside = Mutex(Inside(note: ProgressNote(startedAt: .now)))
     }
 
-    func start(_ task: Task<JobResult, any Error>) {
+    func start(_ task: Task<Void, Never>) {
         let stopped = inside.withLock {
             $0.task = task
             return $0.state.stopReason != nil
@@ -81,4 +81,7 @@ struct ClaimedJob: Sendable {
     let failures: Int
     let rescues: Int
     let arguments: String
+    let band: Int
+    /// Its place in the line when it was claimed.
+    let place: Int64
 }

@@ -8,6 +8,8 @@ extension JobWorker {
     /// seconds within which the jobs of a killed process run elsewhere.
     nonisolated static let sweepInterval = 0.95
     nonisolated static let pruneInterval = Duration.seconds(600)
+    /// How often a beat looks for jobs that are leased to this worker without its knowledge, although no answer is known to be missing.
+    nonisolated static let strayInterval = Duration.seconds(60)
 
     /// Beats and sweeps over the one connection whose session stands for this process, and comes back when it is lost.
     func keepLease() async {
@@ -60,13 +62,14 @@ extension JobWorker {
         let movement = held.map { $0.movement(at: now) }
         for (run, movement) in zip(held, movement) where movement == .stuck { run.loseLease() }
         let news = held.map { $0.settings.isLong ? $0.takeNews() : nil }
+        let findsStrays = missedAnswerAt != nil || now - lookedForStrays >= Self.strayInterval
         do {
             let rows = try await connection.query(
                 Statements.heartbeat,
                 [
                     .int(workerID), .double(lease.ttl / .seconds(1)), .array(held.map(\.key.id)), .array(held.map(\.key.token)),
                     .array(movement.map { $0 == .moving }), .array(news.map { PostgresValue($0?.fraction) }),
-                    .array(news.map { $0?.message }),
+                    .array(news.map { $0?.message }), .bool(findsStrays),
                 ])
             guard let answer = rows.first, try answer["alive"].bool else {
                 logger.warning("this worker was held to be dead; what it runs is dropped", metadata: ["worker": "\(workerID)"])
@@ -76,6 +79,11 @@ extension JobWorker {
                 return try await register(connection)
             }
             lease.acknowledge(sentAt: now)
+            if findsStrays {
+                // A job counts as astray when it has been leased for as long as a lease lasts, so one look may be too early.
+                if now - (missedAnswerAt ?? now) > lease.ttl * 1.5 { missedAnswerAt = nil }
+                lookedForStrays = now
+            }
             let lost = Set(try answer["lost"].intArray)
             for run in held where lost.contains(run.key.id) { run.loseLease() }
             let cancelled = Set(try answer["cancelled"].intArray)

@@ -22,8 +22,6 @@ public final class JobWorker {
     /// How often one looks for work without having been woken, in seconds, before jitter.
     nonisolated static let shortPoll = 1.0
     nonisolated static let longPoll = 5.0
-    /// A claim takes at most so many.
-    nonisolated static let largestClaim = 200
 
     let client: PostgresClient
     let service: String
@@ -39,6 +37,9 @@ public final class JobWorker {
     var isStopped = false
     let controlBell = Bell()
     var controlIsAsked = false
+    /// When the answer to a turn was lost: jobs may be leased to this worker that it knows nothing of.
+    var missedAnswerAt: ContinuousClock.Instant?
+    var lookedForStrays = ContinuousClock.now
     private var lanes: [Lane] = []
     private let drainBell = Bell()
     private let idleBell = Bell()
@@ -60,7 +61,7 @@ public final class JobWorker {
         self.logger = logger
         control = PostgresClient(
             configuration: client.configuration, maximumConnections: 1, applicationName: "\(service) lease", logger: logger)
-        outcomes = Outcomes(client: client, completer: Completer(client: client), logger: logger)
+        outcomes = Outcomes(client: client, logger: logger)
     }
 
     /// Works until the task is cancelled, then stops taking jobs, asks the running ones to stop, and hands back what is left.
@@ -85,10 +86,11 @@ public final class JobWorker {
         let laneTasks = lanes.map { lane in Task { await serve(lane) } }
 
         while !isDraining { await drainBell.wait(upTo: 3600) }
-        for lane in lanes { lane.ring() }
-        for task in laneTasks { await task.value }
-        for run in runs.values { run.requestStop(.shutdown) }
         let deadline = ContinuousClock.now + Self.shutdownGrace
+        // What is being claimed at this moment comes first, so that it can be handed back.
+        while lanes.contains(where: { $0.promised > 0 }), ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.01) }
+        for run in runs.values { run.requestStop(.shutdown) }
+        for lane in lanes { lane.ring() }
         while !runs.isEmpty, ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.5) }
         await withTaskGroup { [outcomes] group in
             for (key, run) in runs {
@@ -98,6 +100,8 @@ public final class JobWorker {
             }
         }
         isStopped = true
+        for lane in lanes { lane.ring() }
+        for task in laneTasks { await task.value }
         controlBell.ring()
         listenTask.cancel()
         watchTask.cancel()
@@ -151,97 +155,104 @@ public final class JobWorker {
         for lane in lanes where condition(lane) { lane.ring() }
     }
 
-    // MARK: - Taking jobs
+    // MARK: - Running jobs
 
-    private func serve(_ lane: Lane) async {
-        let poll = lane.settings.isLong ? Self.longPoll : Self.shortPoll
-        while !isDraining {
-            let wanted = min(lane.free, Self.largestClaim)
-            guard wanted > 0, let workerID, lease.standing(at: .now) == .firm else {
-                await lane.wait(upTo: poll)
-                continue
-            }
-            do {
-                let jobs = try await claim(lane, wanted, worker: workerID)
-                lane.mayHaveMore = jobs.count == wanted
-                for job in jobs { start(job, in: lane) }
-                if jobs.count < wanted { await lane.wait(upTo: poll * Double.random(in: 0.8...1.2)) }
-            } catch {
-                logger.warning("could not claim", metadata: ["kind": "\(lane.handler.kind)", "error": "\(error)"])
-                await lane.wait(upTo: Double.random(in: 0.2...1))
-            }
-        }
-    }
-
-    private func claim(_ lane: Lane, _ wanted: Int, worker: Int64) async throws -> [ClaimedJob] {
-        let rows = try await client.query(
-            Statements.claim, [.int(worker), .string(lane.handler.queue), .string(lane.handler.kind), .int(wanted)])
-        return try rows.map { row in
-            ClaimedJob(
-                id: try row["id"].int64, token: try row["token"].int64, attempt: try row["attempt"].int, failures: try row["failures"].int,
-                rescues: try row["rescues"].int, arguments: try row["args"].string)
-        }
-    }
-
-    private func start(_ job: ClaimedJob, in lane: Lane) {
+    func start(_ job: ClaimedJob, in lane: Lane) {
         let key = JobRun.Key(id: job.id, token: job.token)
         let run = JobRun(key: key, settings: lane.settings)
         let context = JobContext(claimed: job, kind: lane.handler.kind, run: run, client: client)
         let handler = lane.handler
-        lane.began()
+        let ended = lane.ended
         runs[key] = run
-        let task = Task.detached { try await handler.run(context) }
-        run.start(task)
-        Task {
-            await supervise(run, task, kind: handler.kind)
-            runs[key] = nil
-            lane.ended()
-            if runs.isEmpty { idleBell.ring() }
+        ended.began(1)
+        let task = Task.detached {
+            let outcome: Result<JobResult, any Error>
+            do {
+                outcome = .success(try await handler.run(context))
+            } catch {
+                outcome = .failure(error)
+            }
+            let disposition = run.finish((try? outcome.get()) == nil ? .threw : .returned)
+            if disposition == .complete, case .success(let result) = outcome, result.mayTravelInCompany {
+                if ended.append(Acknowledgement(key: key, result: result.json, since: .now)) { await lane.bell.ring() }
+            } else {
+                // In a task of its own: this one may be cancelled.
+                Task { @PostgresActor in await self.handIn(run, outcome, disposition, lane) }
+            }
         }
+        run.start(task)
     }
 
-    // MARK: - Handing in
+    /// A job has left this process, one way or another.
+    func forget(_ key: JobRun.Key) {
+        runs[key] = nil
+        if runs.isEmpty { idleBell.ring() }
+    }
 
-    private func supervise(_ run: JobRun, _ task: Task<JobResult, any Error>, kind: String) async {
+    // MARK: - Handing in what does not travel with a turn
+
+    private func handIn(
+        _ run: JobRun, _ outcome: Result<JobResult, any Error>, _ disposition: RunState.Disposition, _ lane: Lane
+    ) async {
         let key = run.key
-        var log = logger
-        log[metadataKey: "job"] = "\(key.id)"
-        log[metadataKey: "kind"] = "\(kind)"
-        let outcome = await task.result
-        do {
-            switch (run.finish((try? outcome.get()) == nil ? .threw : .returned), outcome) {
+        await handIn(key, kind: lane.handler.kind) { [outcomes, logger] in
+            switch (disposition, outcome) {
             case (.complete, .success(let result)):
-                do {
-                    try await outcomes.complete(key, result)
-                    log.debug("done")
-                } catch JobError.fenced {
-                    throw JobError.fenced(key.id)
-                } catch {
-                    try await fail(key, error, log)
-                }
+                try await self.complete(key, result)
             case (.fail, .failure(JobError.fenced)), (.drop, _):
                 throw JobError.fenced(key.id)
             case (.fail, .failure(let error)):
-                try await fail(key, error, log)
+                try await self.fail(key, error)
             case (.acknowledgeCancel, _):
                 try await outcomes.acknowledgeCancel(key)
-                log.info("cancelled")
+                logger.info("cancelled", metadata: ["job": "\(key.id)"])
             case (.release, _):
                 try await outcomes.release(key)
-                log.info("handed back")
+                logger.info("handed back", metadata: ["job": "\(key.id)"])
             case (.complete, .failure), (.fail, .success):
-                log.critical("a run ended in a way that cannot be", metadata: ["outcome": "\(outcome)"])
+                logger.critical("a run ended in a way that cannot be", metadata: ["job": "\(key.id)", "outcome": "\(outcome)"])
             }
+        }
+        forget(key)
+        lane.ended.left()
+        lane.handlersEnded(1)
+        lane.bell.ring()
+    }
+
+    /// Completes a job by itself; one that cannot be completed has failed.
+    func complete(_ key: JobRun.Key, _ result: JobResult) async throws {
+        do {
+            try await outcomes.complete(key, result)
         } catch JobError.fenced {
-            log.warning("the job is somebody else's by now; what this run came to is dropped", metadata: ["token": "\(key.token)"])
+            throw JobError.fenced(key.id)
         } catch {
-            log.error("the job's outcome could not be recorded; its lease will run out", metadata: ["error": "\(error)"])
+            try await fail(key, error)
         }
     }
 
-    private func fail(_ key: JobRun.Key, _ error: any Error, _ log: Logger) async throws {
+    func handIn(_ key: JobRun.Key, kind: String, _ body: () async throws -> Void) async {
+        do {
+            try await body()
+        } catch JobError.fenced {
+            logFenced(key, kind: kind)
+        } catch {
+            missedAnswerAt = .now
+            logger.error(
+                "a job's outcome could not be recorded; its lease will run out",
+                metadata: ["job": "\(key.id)", "kind": "\(kind)", "error": "\(error)"])
+        }
+    }
+
+    func logFenced(_ key: JobRun.Key, kind: String) {
+        logger.warning(
+            "the job is somebody else's by now; what this run came to is dropped",
+            metadata: ["job": "\(key.id)", "kind": "\(kind)", "token": "\(key.token)"])
+    }
+
+    private func fail(_ key: JobRun.Key, _ error: any Error) async throws {
         let answer = try await outcomes.fail(key, error)
         if answer == "fenced" { throw JobError.fenced(key.id) }
-        log.warning(answer == "dead" ? "failed for good" : "failed, will be tried again", metadata: ["error": "\(error)"])
+        logger.warning(
+            answer == "dead" ? "failed for good" : "failed, will be tried again", metadata: ["job": "\(key.id)", "error": "\(error)"])
     }
 }

@@ -1,31 +1,108 @@
 import Postgres
+import Synchronization
 
-/// The jobs of one handler: how many run, and the wait for more.
+/// The jobs of one handler: how many run, what they came to, and where in the line it has got to.
+///
+/// A lane only keeps count; ``JobWorker`` takes the turns.
 @PostgresActor
 final class Lane {
+    /// Turns of a lane that may be under way together: while the server works on one, the jobs of another run.
+    static let shortTurns = 2
+    /// A turn claims at most so many.
+    static let largestTurn = 500
+
     let handler: JobHandler
     let settings: QueueSettings
+    /// What handlers have returned and no turn has taken yet; they put it there from their own threads.
+    nonisolated let ended = EndedJobs()
+    /// Acknowledgements that no turn has taken yet.
+    var waiting: [Acknowledgement] = []
+    /// Jobs that are claimed and whose handlers have not ended.
     private(set) var running = 0
-    /// The last claim was filled to the brim, so there may be more where that came from.
-    var mayHaveMore = false
-    private let bell = Bell()
+    /// Turns under way, and the jobs they may bring.
+    private(set) var turns = 0
+    private(set) var promised = 0
+    /// There may be ready jobs: the bell rang, it is time to look, or the last turn was filled to the brim.
+    var mayHaveMore = true
+    /// No turn before then: the last one went wrong.
+    var restsUntil = ContinuousClock.now
+    var lastTurn = ContinuousClock.now
+    var line: LinePosition
+    let bell = Bell()
 
     init(handler: JobHandler, settings: QueueSettings) {
         self.handler = handler
         self.settings = settings
+        line = LinePosition(now: .now)
     }
 
-    var free: Int { handler.concurrency - running }
+    var mostTurns: Int { settings.isLong || handler.concurrency < 16 ? 1 : Self.shortTurns }
 
-    func began() { running += 1 }
-
-    func ended() {
-        running -= 1
-        if mayHaveMore { bell.ring() }
+    /// How many jobs a turn may claim now.
+    var demand: Int {
+        let free = handler.concurrency - running - promised
+        // Turns of equal size overlap best; a long job is claimed alone, so that another process may have the next.
+        let share = settings.isLong ? 1 : (handler.concurrency + mostTurns - 1) / mostTurns
+        return max(0, min(free, share, Self.largestTurn))
     }
 
-    func ring() { bell.ring() }
-    func wait(upTo seconds: Double) async { await bell.wait(upTo: seconds) }
+    func turnBegan(claiming count: Int) {
+        turns += 1
+        promised += count
+        lastTurn = .now
+    }
+
+    func turnEnded(claiming count: Int, brought: Int) {
+        turns -= 1
+        promised -= count
+        running += brought
+    }
+
+    func handlersEnded(_ count: Int) { running -= count }
+
+    func ring() {
+        mayHaveMore = true
+        bell.ring()
+    }
+}
+
+/// A job that is done and brings no effects: its key, and its result as JSON.
+struct Acknowledgement: Sendable {
+    let key: JobRun.Key
+    let result: String?
+    let since: ContinuousClock.Instant
+}
+
+/// Where handlers put what they return. The lane is woken for the first, for a batch's worth, and for the last, not for each.
+final class EndedJobs: Sendable {
+    private struct Inside {
+        var list: [Acknowledgement] = []
+        var outstanding = 0
+    }
+
+    private let inside = Mutex(Inside())
+
+    /// So many handlers have been started.
+    func began(_ count: Int) { inside.withLock { $0.outstanding += count } }
+
+    /// A handler ended in another way; nothing is to be acknowledged.
+    func left() { inside.withLock { $0.outstanding -= 1 } }
+
+    /// Answers whether the lane is to be woken.
+    func append(_ acknowledgement: Acknowledgement) -> Bool {
+        inside.withLock {
+            $0.list.append(acknowledgement)
+            $0.outstanding -= 1
+            return $0.list.count == 1 || $0.list.count == JobWorker.flushCount || $0.outstanding == 0
+        }
+    }
+
+    func take() -> [Acknowledgement] {
+        inside.withLock { inside in
+            defer { inside.list = [] }
+            return inside.list
+        }
+    }
 }
 
 /// A doorbell for one waiter: a ring while nobody waits is remembered, several are one.

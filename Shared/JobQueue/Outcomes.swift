@@ -4,7 +4,6 @@ import Postgres
 /// How a run's end reaches the database: each way is fenced by the token and repeated over lost connections.
 struct Outcomes: Sendable {
     let client: PostgresClient
-    let completer: Completer
     let logger: Logger
 
     /// An effect that threw something of its own; the transaction is gone, the failure is the job's.
@@ -39,8 +38,11 @@ struct Outcomes: Sendable {
                 }
             } else {
                 done = try await patiently(for: .seconds(120)) {
-                    if try await completer.complete(key, result: result.json) { return true }
-                    return try await client.withConnection { try await isDone(key, on: $0) }
+                    try await client.withConnection { connection in
+                        let parameters: [PostgresValue] = [.array([key.id]), .array([key.token]), .array([PostgresValue(result.json)])]
+                        if try await connection.query(Statements.complete, parameters).count == 1 { return true }
+                        return try await isDone(key, on: connection)
+                    }
                 }
             }
             if !done { throw JobError.fenced(key.id) }

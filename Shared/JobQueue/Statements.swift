@@ -40,12 +40,16 @@ enum Statements {
     static let register = "select queue.register_worker($1, $2, $3, $4 * interval '1 second') as id"
     static let heartbeat = """
         select alive, cancelled, lost
-        from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::boolean[], $6::real[], $7::text[])
+        from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::boolean[], $6::real[], $7::text[], find_strays => $8)
         """
     static let sweep = "select rescued, promoted, fired, extract(epoch from next_due - clock_timestamp())::float8 as due from queue.sweep()"
     static let flushMetrics = "select queue.flush_metrics($1)"
     static let prune = "select queue.prune()"
     static let stopWorker = "select queue.stop_worker($1)"
+    static let turn = """
+        select id, token, fenced, attempt, failures, rescues, band, seq, args
+        from queue.turn($1, $2, $3, $4, $5::bigint[], $6::bigint[], $7::bigint[], $8::jsonb[], $9)
+        """
     static let claim = "select id, token, attempt, failures, rescues, args from queue.claim($1, $2, $3, $4)"
 
     static let hold = "select queue.hold($1, $2) as held"

@@ -18,7 +18,7 @@ extension JobQueueDatabaseTests {
 
         @Test func aZombiesCompletionIsRefusedAndItsEffectsAreRolledBack() async throws {
             try await withQueue { queue, database in
-                let outcomes = Outcomes(client: database.client, completer: Completer(client: database.client), logger: quiet)
+                let outcomes = Outcomes(client: database.client, logger: quiet)
                 let id = try await queue.enqueue(kind: "quick")
                 let zombie = try await claim(database, "quick")
                 try await database.client.query("update queue.worker set expires_at = clock_timestamp() - interval '1 second'")
@@ -64,7 +64,8 @@ extension JobQueueDatabaseTests {
                 let id = try await queue.enqueue(kind: "slow")
                 let settings = QueueSettings(name: "slow", isLong: true, ttl: .seconds(30), stallTimeout: nil)
                 func context(_ key: JobRun.Key) -> JobContext {
-                    let claimed = ClaimedJob(id: key.id, token: key.token, attempt: 1, failures: 0, rescues: 0, arguments: "{}")
+                    let claimed = ClaimedJob(
+                        id: key.id, token: key.token, attempt: 1, failures: 0, rescues: 0, arguments: "{}", band: 1, place: 1)
                     return JobContext(claimed: claimed, kind: "slow", run: JobRun(key: key, settings: settings), client: database.client)
                 }
                 let first = context(try await claim(database, "slow"))

@@ -34,6 +34,7 @@ enum Command: Sendable {
                 dueIn: chance(4) ? Int.random(in: 1...2, using: &random) : 0, band: Int.random(in: 0...2, using: &random))
         }
         if live.count < 2 && chance(3) { return .register }
+        if let corpse = pick(model.dead), chance(12) { return .redrive(chance(2) ? nil : corpse.reason) }
         let isMissing = model.workers.contains { !$0.hasEnded && !$0.hasSession }
         switch Int.random(in: 0..<22, using: &random) {
         case 0...2: return .tick

@@ -47,7 +47,9 @@ struct ModelPlayer {
     /// Everything that can be seen, a line a row, in the words of ``PostgresPlayer/observe()``; tokens stand apart, see there.
     func observe() -> [String] {
         func text(_ value: Int?) -> String { value.map(String.init) ?? "-" }
-        let jobs = database.jobs.map { job in
+        // Jobs that are not in line have no place there.
+        let parked = database.jobs.filter { $0.state == .deferred }.sorted { $0.id < $1.id }
+        let jobs = (database.jobs.filter { $0.state != .deferred } + parked).map { job in
             let due = job.state == .deferred ? job.dueIn : nil
             let claimed = job.state == .leased ? job.claimedFor : nil
             let head = "job \(job.id) \(job.queue) \(job.band) \(text(job.key)) \(job.state.rawValue) \(text(job.worker)) "

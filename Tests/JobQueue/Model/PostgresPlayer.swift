@@ -22,7 +22,7 @@ final class PostgresPlayer {
     init(_ database: TestDatabase) {
         self.database = database
         queue = JobQueue(client: database.client)
-        outcomes = Outcomes(client: database.client, completer: Completer(client: database.client), logger: quiet)
+        outcomes = Outcomes(client: database.client, logger: quiet)
     }
 
     static func prepare(_ database: TestDatabase) async throws {
@@ -39,7 +39,7 @@ final class PostgresPlayer {
     func begin() async throws {
         try await database.client.execute(
             """
-            truncate queue.job, queue.done, queue.dead, queue.run, queue.checkpoint, queue.worker, queue.schedule, public.effect;
+            truncate queue.job, queue.body, queue.done, queue.dead, queue.run, queue.checkpoint, queue.worker, queue.schedule, public.effect;
             update queue.queue set paused_at = null;
             select queue.schedule_add('s', 'quick', every_new_pairs => 2, topic => 't')
             """)
@@ -70,7 +70,7 @@ final class PostgresPlayer {
             let parameters: [PostgresValue] = [
                 .int(workers[worker - 1]), 20.0, .array(held.map { jobs[$0.id - 1] }), .array(held.map { tokens[$0] ?? -1 }),
                 .array(moving),
-                .array(held.map { _ in PostgresValue.null }), .array(held.map { _ in String?.none }),
+                .array(held.map { _ in PostgresValue.null }), .array(held.map { _ in String?.none }), true,
             ]
             guard let row = try await control.query(Statements.heartbeat, parameters).first else { return "no answer" }
             let cancelled = try row["cancelled"].intArray.map(number).sorted()
@@ -169,7 +169,7 @@ final class PostgresPlayer {
                 case when j.worker_id is null then '-' else (select count(*) from queue.worker w where w.id <= j.worker_id)::text end,
                 coalesce(case when j.state = 2 then greatest(ceil(extract(epoch from j.run_at - now) / 10), 0)::text end, '-'),
                 coalesce(case when j.state = 1 then least(floor(extract(epoch from now - j.claimed_at) / 10), 2)::text end, '-'),
-                j.attempt, j.failures, j.rescues) as text, 1 as part, j.seq::float8 as n
+                j.attempt, j.failures, j.rescues) as text, 1 as part, coalesce(j.seq, 1e15 + j.id)::float8 as n
         from queue.job j join queue.queue q on q.id = j.queue_id, clock
         union all
         select 'done', id, token, format('%s %s %s', attempt, failures, rescues), 2, id from queue.done
