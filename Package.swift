@@ -125,6 +125,9 @@ let package = Package(
             name: "ChaosHarness", dependencies: ["JobQueue", "Postgres", "Migrations", log], path: "Tests/Chaos/Harness",
             swiftSettings: settings),
         .executableTarget(name: "Chaos", dependencies: ["ChaosHarness"], path: "Tests/Chaos/Program", swiftSettings: settings),
+        .executableTarget(
+            name: "QueueBench", dependencies: ["JobQueue", "Postgres", "Migrations", log], path: "Tests/Performance/QueueBench",
+            swiftSettings: settings),
         .executableTarget(name: "TensorBench", dependencies: ["Tensors"], path: "Tests/Performance/TensorBench", swiftSettings: settings),
         .executableTarget(
             name: "BackboneBench", dependencies: ["COpenBLAS", "Tensors", "Backbones"], path: "Tests/Performance/BackboneBench",

@@ -35,13 +35,17 @@ declare
     job bigint;
 begin
     loop
-        insert into queue.job (seq, queue_id, kind, dedupe_key, run_at, band, state)
-        values (case when not later then nextval('queue.seq') end, target.id, enqueue.kind, enqueue.dedupe_key,
-            case when later then enqueue.run_at end, enqueue.band, case when later then 2 else 0 end)
-        on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
+        -- One statement, so that whatever looks at the new job finds its body.
+        with fresh as (
+            insert into queue.job (seq, queue_id, kind, dedupe_key, run_at, band, state)
+            values (case when not later then nextval('queue.seq') end, target.id, enqueue.kind, enqueue.dedupe_key,
+                case when later then enqueue.run_at end, enqueue.band, case when later then 2 else 0 end)
+            on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
+            returning id
+        )
+        insert into queue.body (id, args, headers) select fresh.id, coalesce(enqueue.args, '{}'), enqueue.headers from fresh
         returning id into job;
         if found then
-            insert into queue.body (id, args, headers) values (job, coalesce(enqueue.args, '{}'), enqueue.headers);
             if not later then
                 perform queue.ring(target.class);
             end if;

@@ -66,8 +66,9 @@ enum Instrumentation {
         begin
             if tg_op = 'INSERT' then
                 insert into chaos.trace (job, what, kind, queue_id, new_token, headers)
-                values (new.id, 'in', new.kind, new.queue_id, new.token, coalesce(new.headers, '{}')
-                    || jsonb_build_object('e', coalesce((new.args ->> 'e')::boolean, true)));
+                values (new.id, 'in', new.kind, new.queue_id, new.token,
+                    (select coalesce(b.headers, '{}') || jsonb_build_object('e', coalesce((b.args ->> 'e')::boolean, true))
+                    from queue.body b where b.id = new.id));
             elsif tg_op = 'DELETE' then
                 insert into chaos.trace (job, what, kind, queue_id, old_token, worker)
                 values (old.id, 'out', old.kind, old.queue_id, old.token, old.worker_id);
@@ -100,7 +101,8 @@ enum Instrumentation {
         create function chaos.on_end() returns trigger language plpgsql as $$
         begin
             insert into chaos.trace (job, what, kind, queue_id, new_token, worker, headers)
-            values (new.id, tg_argv[0], new.kind, new.queue_id, new.token, new.worker_id, new.headers);
+            values (new.id, tg_argv[0], new.kind, new.queue_id, new.token, new.worker_id,
+                (select b.headers from queue.body b where b.id = new.id));
             return null;
         end
         $$;
