@@ -91,8 +91,8 @@ extension JobQueueDatabaseTests {
                     execute format('create table queue.%I partition of queue.done for values from (%L) to (%L)', name,
                         day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
                     execute format('alter table queue.%I owner to foretaste_migrator', name);
-                    insert into queue.done (id, token, queue_id, kind, attempt, failures, rescues, created_at, finished_at, args)
-                    select nextval('queue.job_id'), 1, q.id, q.name, 1, 0, 0, now(), (day::timestamp at time zone 'UTC') + interval '1 hour', '{}'
+                    insert into queue.done (id, token, queue_id, kind, attempt, failures, rescues, created_at, finished_at)
+                    select nextval('queue.job_id'), 1, q.id, q.name, 1, 0, 0, now(), (day::timestamp at time zone 'UTC') + interval '1 hour'
                     from queue.queue q, generate_series(1, \(rows)) where q.name in ('quick', 'brief', 'slow');
                 end $$
                 """)

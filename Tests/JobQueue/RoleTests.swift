@@ -83,7 +83,7 @@ extension JobQueueDatabaseTests {
                     try await withLogin(group, database) { client in
                         await expectRefused(
                             [
-                                "insert into queue.job (queue_id, kind, args) values (1, 'quick', '{}')", "update queue.job set token = 0",
+                                "insert into queue.job (queue_id, kind) values (1, 'quick')", "update queue.job set token = 0",
                                 "delete from queue.job", "delete from queue.done", "truncate queue.dead", "drop table queue.job",
                                 "drop schema queue cascade", "drop schema preferences cascade", "drop table registry.model",
                                 "update queue.audit set actor = ''", "delete from queue.audit",
@@ -167,7 +167,7 @@ extension JobQueueDatabaseTests {
                             "insert into registry.alias (name, alias, version, reason) values ('m', 'champion', 1, '')",
                             "select registry.set_alias('m', 'champion', 1, '')", "delete from preferences.pair",
                             "truncate preferences.pair",
-                            "select args from queue.job", "select * from queue.dead", "select * from ops.jobs",
+                            "select args from queue.body", "select * from queue.dead", "select * from ops.jobs",
                         ], client)
                 }
             }
