@@ -39,17 +39,22 @@ declare
             "queue.retry", "queue.redrive", "queue.cancel", "queue.pause", "queue.resume", "queue.define", "queue.set_retention",
             "queue.schedule_add", "queue.schedule_remove", "queue.schedule_pause", "queue.schedule_resume", "queue.schedule_preview",
             "queue.slots_define",
-            "preferences.reverify", "access.create_key", "access.revoke_key", "access.renew_key", "access.record"],
+            "preferences.reverify", "preferences.correct", "preferences.retract", "preferences.restore", "preferences.set_retracted",
+            "preferences.erase_rater", "preferences.define_dimension", "preferences.freeze_snapshot",
+            "access.create_key", "access.revoke_key", "access.renew_key", "access.record"],
         "foretaste_dashboard foretaste_operator": [
             "queue.depth", "queue.database_health", "queue.rates", "ops.percentile", "ops.merge"],
         "foretaste_trainer foretaste_operator": ["registry.set_alias"],
+        "foretaste_ingest foretaste_trainer": ["preferences.freeze_snapshot"],
+        "foretaste_tuner foretaste_operator": ["preferences.label", "preferences.comparisons", "preferences.rated_latents"],
+        "foretaste_dashboard": ["preferences.comparisons"],
         "foretaste_ingest foretaste_trainer foretaste_scorer foretaste_tuner foretaste_operator": ["registry.resolve"],
         "foretaste_ingest foretaste_scorer": [
             "access.find_key", "access.touch_keys", "access.record", "access.answer_ttl", "access.begin_request", "access.keep_answer",
             "access.sweep"]
     }';
     -- Plain selects over tables that the caller may read, and what the planner should see through.
-    plain constant text[] := array['ops.percentile', 'ops.merge', 'registry.resolve', 'access.answer_ttl'];
+    plain constant text[] := array['ops.percentile', 'ops.merge', 'registry.resolve', 'access.answer_ttl', 'preferences.label'];
     roles text;
     role text;
     names jsonb;
@@ -101,13 +106,11 @@ begin
             ('foretaste_ingest foretaste_trainer foretaste_scorer foretaste_tuner foretaste_operator',
                 'grant insert, update on registry.artifact_fetch to %I'),
             ('foretaste_trainer foretaste_tuner foretaste_operator', 'grant insert on registry.model to %I'),
-            ('foretaste_ingest foretaste_trainer foretaste_operator', 'grant usage on schema preferences to %I'),
-            ('foretaste_ingest foretaste_trainer foretaste_operator', 'grant select on all tables in schema preferences to %I'),
+            ('foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator', 'grant usage on schema preferences to %I'),
+            ('foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator', 'grant select on all tables in schema preferences to %I'),
             ('foretaste_ingest', 'grant insert, update on all tables in schema preferences to %I'),
             ('foretaste_ingest', 'grant usage on all sequences in schema preferences to %I'),
             ('foretaste_ingest foretaste_trainer', 'grant execute on all functions in schema preferences to %I'),
-            ('foretaste_trainer', 'grant insert, update on preferences.snapshot, preferences.snapshot_member to %I'),
-            ('foretaste_trainer', 'grant usage on all sequences in schema preferences to %I'),
             ('foretaste_ingest foretaste_scorer foretaste_operator', 'grant usage on schema access to %I'),
             ('foretaste_operator', 'grant usage on schema queue to %I'),
             ('foretaste_operator', 'grant select (id, name, scopes, run, created_at, created_by, expires_at, revoked_at, last_used_at) on access.key to %I'),

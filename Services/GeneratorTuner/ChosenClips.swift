@@ -1,12 +1,12 @@
 import Preferences
 
-/// Which clips people chose, from pairs alone.
+/// Which clips people chose, from what raters say together on pairs of them.
 ///
 /// Clips that were compared with one another, directly or through others, form a group; a group's chosen clips are those with the most wins
-/// over losses. Ties count nothing. A stranger's isolated pair is a group of two: its winner is chosen.
+/// over losses; a side wins that more voices are for. Ties count nothing. A stranger's isolated pair is a group of two: its winner is chosen.
 enum ChosenClips {
-    /// - Returns: the chosen sides, each once, in the order of the pairs.
-    static func select(_ pairs: [PreferencePair]) -> [PairSide] {
+    /// - Returns: the chosen sides, each once, in the order of the comparisons.
+    static func select(_ comparisons: [Comparison]) -> [PairSide] {
         var sides: [String: PairSide] = [:]
         var order: [String] = []
         var balance: [String: Int] = [:]
@@ -19,22 +19,16 @@ enum ChosenClips {
             }
             return clip
         }
-        for pair in pairs.map(\.pair) {
+        for pair in comparisons {
             for side in [pair.a, pair.b] where sides[side.sha256] == nil {
                 sides[side.sha256] = side
                 parent[side.sha256] = side.sha256
                 order.append(side.sha256)
             }
-            switch pair.outcome {
-            case .a:
-                balance[pair.a.sha256, default: 0] += 1
-                balance[pair.b.sha256, default: 0] -= 1
-            case .b:
-                balance[pair.a.sha256, default: 0] -= 1
-                balance[pair.b.sha256, default: 0] += 1
-            default: break
-            }
-            // The earlier root stays the root, so that the result follows from the order of the pairs alone.
+            let winner = pair.forA == pair.forB ? 0 : pair.forA > pair.forB ? 1 : -1
+            balance[pair.a.sha256, default: 0] += winner
+            balance[pair.b.sha256, default: 0] -= winner
+            // The earlier root stays the root, so that the result follows from the order of the comparisons alone.
             parent[root(pair.b.sha256)] = root(pair.a.sha256)
         }
         var best: [String: Int] = [:]

@@ -137,7 +137,7 @@ struct TuneGeneratorJob {
         else {
             throw JobError.permanent("\(reward.reference): its snapshot of pairs is not known here, so there is nothing to tune on")
         }
-        let chosen = ChosenClips.select(snapshot.members.map(\.pair))
+        let chosen = ChosenClips.select(snapshot.comparisons)
         guard !chosen.isEmpty else {
             throw JobError.permanent("\(reward.reference): no clip of its snapshot was chosen over another; every pair is a tie")
         }

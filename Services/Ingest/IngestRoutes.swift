@@ -10,11 +10,12 @@ import ServiceKit
 struct IngestRoutes: Sendable {
     let store: PreferenceStore
     let configuration: IngestConfiguration
-    private let decoder = PairDecoder()
+    private let reader: LabelReader
 
-    init(store: PreferenceStore, configuration: IngestConfiguration) {
+    init(store: PreferenceStore, configuration: IngestConfiguration, reader: LabelReader) {
         self.store = store
         self.configuration = configuration
+        self.reader = reader
     }
 
     func add(to router: ServiceRouter) {
@@ -40,12 +41,12 @@ struct IngestRoutes: Sendable {
     }
 
     private func postOne(_ body: ByteBuffer) async throws -> Response {
-        let pair: NewPair
-        switch decoder.decode(body.readableBytesView) {
+        let label: NewLabel
+        switch try await reader.decode(body.readableBytesView) {
         case .errors(let errors): throw Problem.invalid(errors)
-        case .pair(let decoded): pair = decoded
+        case .label(let decoded): label = decoded
         }
-        switch try await store.post([pair])[0] {
+        switch try await store.post([label])[0] {
         case .created(let id):
             return .json(
                 try documentBytes(PostedDocument(id: id, state: .received)), status: .created, headers: [.location: "/v1/preferences/\(id)"]
@@ -54,7 +55,7 @@ struct IngestRoutes: Sendable {
             return .json(try documentBytes(PostedDocument(id: id, state: state)))
         case .conflict(let id, let pointers):
             throw Problem(
-                .conflict, "source and external_id name the pair \(id), which was posted with another content. Was the key used twice?",
+                .conflict, "source and external_id name \(named(id)), which was posted with another content. Was the key used twice?",
                 errors: conflictErrors(pointers, id: id))
         }
     }
@@ -63,11 +64,12 @@ struct IngestRoutes: Sendable {
     /// connection broke in between is safe, because what was stored is a replay.
     private func postBulk(_ body: ByteBuffer) async throws -> Response {
         var answer = BulkDocument()
-        var chunk: [(line: Int, pair: NewPair)] = []
+        var chunk: [(line: Int, label: NewLabel)] = []
+        let began = ContinuousClock.now
         var refused: [BulkDocument.Line] = []
 
         func flush() async throws {
-            let results = try await store.post(chunk.map(\.pair))
+            let results = try await store.post(chunk.map(\.label))
             let posted = zip(chunk, results).map { entry, result in
                 switch result {
                 case .created(let id): BulkDocument.Line(line: entry.line, status: 201, id: id)
@@ -85,8 +87,8 @@ struct IngestRoutes: Sendable {
         for line in body.readableBytesView.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
             number += 1
             if line.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0d }) { continue }
-            switch decoder.decode(line) {
-            case .pair(let pair): chunk.append((number, pair))
+            switch try await reader.decode(line, request: began) {
+            case .label(let label): chunk.append((number, label))
             case .errors(let errors): refused.append(.init(line: number, status: 422, errors: errors))
             }
             if chunk.count >= configuration.chunk { try await flush() }
@@ -101,10 +103,8 @@ struct IngestRoutes: Sendable {
     }
 
     private func get(_ id: String) async throws -> Response {
-        guard !id.utf8.contains(0), let pair = try await store.get(id) else {
-            throw Problem.notFound("There is no pair with the id '\(id.prefix(80))'.")
-        }
-        return .json(try documentBytes(PairDocument(pair: pair)))
+        guard let document = try await LabelDocument.load(id, from: store) else { throw LabelDocument.notFound(id) }
+        return .json(document)
     }
 
     private func list(_ request: Request) async throws -> Response {
@@ -140,12 +140,13 @@ struct IngestRoutes: Sendable {
         }
     }
 
-    /// A database that is away for a moment is the client's to wait for, not an internal error.
-    private func answering(_ body: () async throws -> Response) async throws -> Response {
-        do {
-            return try await body()
-        } catch let error as PostgresError where error.isRetryable {
-            throw Problem.unavailable("The database does not answer now; nothing was lost, send the request again.")
-        }
+}
+
+/// A database that is away for a moment is the client's to wait for, not an internal error.
+func answering(_ body: () async throws -> Response) async throws -> Response {
+    do {
+        return try await body()
+    } catch let error as PostgresError where error.isRetryable {
+        throw Problem.unavailable("The database does not answer now; nothing was lost, send the request again.")
     }
 }

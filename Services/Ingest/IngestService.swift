@@ -31,7 +31,14 @@ enum IngestService {
                 throw ConfigurationError(variable: "DATABASE_URL", problem: "names a database without our tables; run `foretaste migrate`")
             }
         }
-        application.addRoutes { IngestRoutes(store: store, configuration: configuration).add(to: $0) }
+        let dimensions = DimensionRegistry(client: client)
+        let reader = LabelReader(registry: dimensions)
+        application.addRoutes {
+            IngestRoutes(store: store, configuration: configuration, reader: reader).add(to: $0)
+            LabelRoutes(store: store, configuration: configuration).add(to: $0)
+            DimensionRoutes(registry: dimensions, reader: reader, configuration: configuration).add(to: $0)
+            SnapshotRoutes(client: client, configuration: configuration).add(to: $0)
+        }
         application.addTask("verification") { try await worker.run() }
         application.addTask("rescue") {
             while true {

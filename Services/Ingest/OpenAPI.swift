@@ -13,17 +13,17 @@ enum OpenAPI {
             "/v1/preferences": {
               "post": {
                 "operationId": "postPreferences",
-                "summary": "Post one pair, or many as NDJSON",
+                "summary": "Post one pair, ranking or rating, or many as NDJSON",
                 "description": "`source` and `external_id` are the pair's key: the same pair again is a replay, another content under the same key a conflict. In a bulk body every line stands alone; sending the whole body again is safe.",
                 "requestBody": {
                   "required": true,
                   "content": {
                     "application/json": {
-                      "schema": {"$ref": "#/components/schemas/NewPair"},
+                      "schema": {"$ref": "#/components/schemas/NewLabel"},
                       "examples": {"pair": {"value": EXAMPLE}}
                     },
                     "application/x-ndjson": {
-                      "schema": {"type": "string", "description": "One NewPair a line; blank lines are skipped."},
+                      "schema": {"type": "string", "description": "One NewLabel a line; blank lines are skipped."},
                       "examples": {"pairs": {"value": "{\"source\":\"studio\",\"external_id\":\"42\",…}\n{\"source\":\"studio\",\"external_id\":\"43\",…}\n"}}
                     }
                   }
@@ -51,7 +51,7 @@ enum OpenAPI {
                     "content": {
                       "application/json": {
                         "schema": {"$ref": "#/components/schemas/BulkResult"},
-                        "examples": {"mixed": {"value": {"counts": {"created": 1, "replayed": 0, "rejected": 1}, "results": [{"line": 1, "status": 201, "id": "pair_0f3a"}, {"line": 2, "status": 422, "errors": [{"pointer": "/outcome", "detail": "expected one of a, b, tie; found 'left'"}]}]}}}
+                        "examples": {"mixed": {"value": {"counts": {"created": 1, "replayed": 0, "rejected": 1}, "results": [{"line": 1, "status": 201, "id": "pair_0f3a"}, {"line": 2, "status": 422, "errors": [{"pointer": "/outcome", "detail": "expected one of a, b, tie, both_bad, skip; found 'left'"}]}]}}}
                       }
                     }
                   },
@@ -107,18 +107,20 @@ enum OpenAPI {
             "/v1/preferences/{id}": {
               "get": {
                 "operationId": "getPreference",
-                "summary": "One pair as posted, with its state and the reason for it",
+                "summary": "One pair, ranking or rating as posted, with its state and the reason for it",
                 "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"}],
                 "responses": {
                   "200": {
-                    "description": "The pair",
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Pair"}, "examples": {"pair": {"value": STORED}}}}
+                    "description": "The label",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Label"}, "examples": {"pair": {"value": STORED}}}}
                   },
                   "404": {"$ref": "#/components/responses/Problem"},
                   "503": {"$ref": "#/components/responses/Problem"}
                 }
-              }
-            }
+              },
+              "delete": RETRACTION
+            },
+            LABEL_PATHS
           },
           "components": {
             "responses": {
@@ -128,6 +130,7 @@ enum OpenAPI {
               }
             },
             "schemas": {
+              LABEL_SCHEMAS,
               "State": {"type": "string", "enum": ["received", "usable", "quarantined"]},
               "Artifact": {
                 "type": "object",
@@ -141,13 +144,15 @@ enum OpenAPI {
               "NewPair": {
                 "type": "object",
                 "additionalProperties": false,
-                "required": ["source", "external_id", "prompt", "dimension", "outcome", "rater", "a", "b"],
+                "required": ["source", "external_id", "prompt", "dimension", "rater", "a", "b"],
+                "anyOf": [{"required": ["outcome"]}, {"required": ["votes"]}, {"required": ["soft_label"]}],
                 "properties": {
+                  "type": {"const": "pair"},
                   "source": {"type": "string", "minLength": 1, "maxLength": SOURCE},
                   "external_id": {"type": "string", "minLength": 1, "maxLength": KEY},
                   "prompt": {"type": "string", "minLength": 1, "maxLength": PROMPT},
-                  "dimension": {"type": "string", "maxLength": DIMENSION, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$"},
-                  "outcome": {"type": "string", "enum": ["a", "b", "tie"]},
+                  "dimension": {"type": "string", "maxLength": DIMENSION, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$", "description": "One of GET /v1/dimensions: overall, vq, mq, ta, and what was added"},
+                  LABEL_PROPERTIES,
                   "rater": {"type": "string", "minLength": 1, "maxLength": RATER},
                   "a": {"$ref": "#/components/schemas/Artifact"},
                   "b": {"$ref": "#/components/schemas/Artifact"}
@@ -164,7 +169,7 @@ enum OpenAPI {
                   "external_id": {"type": "string"},
                   "prompt": {"type": "string"},
                   "dimension": {"type": "string"},
-                  "outcome": {"type": "string", "enum": ["a", "b", "tie"]},
+                  LABEL_PROPERTIES,
                   "rater": {"type": "string"},
                   "a": {"$ref": "#/components/schemas/Artifact"},
                   "b": {"$ref": "#/components/schemas/Artifact"}
@@ -240,6 +245,10 @@ enum OpenAPI {
         .replacing("PROMPT", with: "\(PairDecoder.promptLimit)")
         .replacing("DIMENSION", with: "\(PairDecoder.dimensionLimit)")
         .replacing("RATER", with: "\(PairDecoder.raterLimit)")
+        .replacing("RETRACTION", with: retraction)
+        .replacing("LABEL_PATHS", with: labelPaths)
+        .replacing("LABEL_SCHEMAS", with: labelSchemas)
+        .replacing("LABEL_PROPERTIES", with: labelProperties)
 
     private static let posted = #"""
         "source": "studio", "external_id": "42", "prompt": "red diamond moving right", "dimension": "overall", "outcome": "a", "rater": "r1", \#

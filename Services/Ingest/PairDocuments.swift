@@ -9,7 +9,9 @@ struct PairDocument: Encodable {
     enum Keys: String, CodingKey {
         case id, state, reason, source
         case externalID = "external_id"
-        case prompt, dimension, outcome, rater, a, b
+        case prompt, dimension, rater, a, b, revision
+        case rankingID = "ranking_id"
+        case retractedAt = "retracted_at"
     }
 
     func encode(to encoder: any Encoder) throws {
@@ -23,10 +25,14 @@ struct PairDocument: Encodable {
         try container.encode(posted.externalID, forKey: .externalID)
         try container.encode(posted.prompt, forKey: .prompt)
         try container.encode(posted.dimension, forKey: .dimension)
-        try container.encode(posted.outcome, forKey: .outcome)
+        try posted.label.encode(to: encoder)
         try container.encode(posted.rater, forKey: .rater)
         try container.encode(posted.a, forKey: .a)
         try container.encode(posted.b, forKey: .b)
+        try container.encodeIfPresent(pair.rankingID, forKey: .rankingID)
+        // Only of a pair that was changed since it was posted.
+        if pair.revision > 0 { try container.encode(pair.revision, forKey: .revision) }
+        try container.encodeIfPresent(pair.retractedAt.map(timestampText), forKey: .retractedAt)
     }
 }
 
@@ -92,5 +98,11 @@ func documentBytes(_ document: some Encodable) throws -> Data {
 
 /// What a client is told about a key that is taken.
 func conflictErrors(_ pointers: [String], id: String) -> [ProblemDocument.FieldError] {
-    pointers.map { .init(pointer: $0, detail: "differs from the pair \(id), which has the same source and external_id") }
+    pointers.map { .init(pointer: $0, detail: "differs from \(named(id)), which has the same source and external_id") }
 }
+
+/// A label by its id, with what it is: the id's first word says so.
+func named(_ id: String) -> String { "the \(id.prefix { $0 != "_" }) \(id)" }
+
+/// RFC 3339 with milliseconds, in UTC.
+func timestampText(_ date: Date) -> String { date.formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)) }

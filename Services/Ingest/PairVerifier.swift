@@ -3,9 +3,9 @@ import Logging
 import Preferences
 import Tensors
 
-/// Fetches and checks the artifacts of pairs.
+/// Fetches and checks the artifacts of pairs and ratings.
 struct PairVerifier: Sendable {
-    /// How many pairs of a job are looked at together; the files of one pair are read one after the other.
+    /// How many labels of a job are looked at together; the files of one are read one after the other.
     static let width = 4
 
     let fetcher: ArtifactFetcher
@@ -13,35 +13,35 @@ struct PairVerifier: Sendable {
     let artifactLimit: Int
     let logger: Logger
 
-    /// What is known of a pair after one look.
+    /// What is known of a label after one look.
     enum Finding: Sendable {
         case settled(PairVerdict)
         /// An artifact could not be had just now; a later try may.
         case unreachable(id: String, reason: String)
     }
 
-    /// What a look at several pairs brought: their findings in the order of the pairs, and what was fetched for them.
+    /// What a look at several labels brought: their findings in the order of the labels, and what was fetched for them.
     struct Report: Sendable {
         var findings: [Finding] = []
         var fetches: [ArtifactFetchLog.Fetch] = []
     }
 
-    /// Looks at pairs, several at a time. Whatever is wrong with one stays with it; only the database's own trouble is thrown.
-    func verify(_ pairs: [PreferencePair], progress: @Sendable (Int) -> Void = { _ in }) async throws -> Report {
+    /// Looks at labels, several at a time. Whatever is wrong with one stays with it; only the database's own trouble is thrown.
+    func verify(_ labels: [VerificationSubject], progress: @Sendable (Int) -> Void = { _ in }) async throws -> Report {
         let backbones = BackboneTable(registry: registry)
         return try await withThrowingTaskGroup(of: (Int, Finding, [ArtifactFetchLog.Fetch]).self) { group in
             var next = 0
             func start() {
-                guard next < pairs.count else { return }
-                let (index, pair) = (next, pairs[next])
+                guard next < labels.count else { return }
+                let (index, label) = (next, labels[next])
                 next += 1
                 group.addTask {
-                    let (finding, fetches) = try await verify(pair, backbones: backbones)
+                    let (finding, fetches) = try await verify(label, backbones: backbones)
                     return (index, finding, fetches)
                 }
             }
             for _ in 0..<Self.width { start() }
-            var findings = [Finding?](repeating: nil, count: pairs.count)
+            var findings = [Finding?](repeating: nil, count: labels.count)
             var report = Report()
             var done = 0
             for try await (index, finding, fetches) in group {
@@ -57,13 +57,14 @@ struct PairVerifier: Sendable {
     }
 
     private func verify(
-        _ pair: PreferencePair, backbones: BackboneTable
+        _ label: VerificationSubject, backbones: BackboneTable
     ) async throws -> (Finding, [ArtifactFetchLog.Fetch]) {
         var files: [(name: String, file: LatentFile)] = []
         var fetches: [ArtifactFetchLog.Fetch] = []
         var wrong: [String] = []
         var unreachable: [String] = []
-        for (name, side) in [("a", pair.pair.a), ("b", pair.pair.b)] {
+        for side in label.sides {
+            let (name, side) = (side.name, side.artifact)
             do {
                 let fetched = try await fetcher.retrieve(side.url, sha256: side.sha256, maximumBytes: artifactLimit)
                 fetches.append(.init(url: fetched.url, sha256: fetched.sha256, bytes: Int64(fetched.bytes), service: "ingest"))
@@ -72,7 +73,7 @@ struct PairVerifier: Sendable {
                 if let requirements = try await backbones.requirements(file.backbone) { try requirements.check(file) }
                 files.append((name, file))
             } catch ArtifactError.storage(let path, let reason) {
-                // Our own disk: no fault of the pair, so the job is tried again.
+                // Our own disk: no fault of the label, so the job is tried again.
                 throw ArtifactError.storage(path: path, reason: reason)
             } catch let error as ArtifactError {
                 let field = if case .digestMismatch = error { "sha256" } else { "url" }
@@ -82,16 +83,19 @@ struct PairVerifier: Sendable {
                 wrong.append("/\(name) \(problem)")
             }
         }
-        if !wrong.isEmpty { return (.settled(.quarantined(pair.id, wrong.joined(separator: "; "))), fetches) }
-        if !unreachable.isEmpty { return (.unreachable(id: pair.id, reason: unreachable.joined(separator: "; ")), fetches) }
-        let (a, b) = (files[0].file, files[1].file)
-        if let difference = Self.difference(a, b) { return (.settled(.quarantined(pair.id, difference)), fetches) }
+        if !wrong.isEmpty { return (.settled(.quarantined(label.id, wrong.joined(separator: "; "))), fetches) }
+        if !unreachable.isEmpty { return (.unreachable(id: label.id, reason: unreachable.joined(separator: "; ")), fetches) }
+        let a = files[0].file
+        for (_, b) in files.dropFirst() {
+            guard let difference = Self.difference(a, b) else { continue }
+            return (.settled(.quarantined(label.id, difference)), fetches)
+        }
         var tensors = ["prompt_embeds": a.promptEmbeds]
         tensors["condition"] = a.condition
         tensors["image_embeds"] = a.imageEmbeds
         let descriptor = PairDescriptor(
             backbone: a.backbone, vae: a.vae, layout: a.layout, noiseKind: a.noiseKind, shape: a.latents, tensors: tensors)
-        return (.settled(.usable(pair.id, descriptor)), fetches)
+        return (.settled(.usable(label.id, descriptor)), fetches)
     }
 
     /// The first thing in which two sides differ that can be compared only when it is the same.

@@ -2,9 +2,9 @@ import JobQueue
 import Logging
 import Preferences
 
-/// The `verify_preference` job: looks at a batch of pairs and writes each one's verdict in the transaction that completes it.
+/// The `verify_preference` job: looks at a batch of labels and writes each one's verdict in the transaction that completes it.
 ///
-/// Pairs whose artifacts cannot be reached go into a later job of their own, so that they hold up nothing; after the last try they are
+/// Labels whose artifacts cannot be reached go into a later job of their own, so that they hold up nothing; after the last try they are
 /// quarantined with the reason.
 struct VerificationJob: Sendable {
     let store: PreferenceStore
@@ -25,10 +25,10 @@ struct VerificationJob: Sendable {
 
     private func run(_ context: JobContext) async throws -> JobResult {
         let arguments = try context.arguments(as: VerificationArguments.self)
-        // A pair that another try settled meanwhile is left alone.
-        let pairs = try await store.unsettled(arguments.pairs)
-        let report = try await verifier.verify(pairs) { done in
-            context.progress(Double(done) / Double(max(pairs.count, 1)), "\(done) of \(pairs.count) pairs")
+        // A label that another try settled meanwhile is left alone.
+        let labels = try await store.unsettled(arguments.pairs)
+        let report = try await verifier.verify(labels) { done in
+            context.progress(Double(done) / Double(max(labels.count, 1)), "\(done) of \(labels.count) labels")
         }
         try context.checkCancellation()
 
@@ -49,7 +49,7 @@ struct VerificationJob: Sendable {
         summary.later = later.count
         for verdict in verdicts {
             guard let reason = verdict.reason else { continue }
-            logger.notice("A pair was quarantined", metadata: ["pair": .string(verdict.id), "reason": .string(reason)])
+            logger.notice("A label was quarantined", metadata: ["label": .string(verdict.id), "reason": .string(reason)])
         }
         let (settled, unsettled) = (verdicts, later)
         return try JobResult(summary) { connection in

@@ -17,7 +17,8 @@ struct RewardSettings: Sendable {
     let training: RewardTrainingConfiguration
 
     private static let known: Set<String> = [
-        "name", "backbone", "dimension", "head", "loss", "eta", "block", "steps", "batch", "learning_rate", "draws", "seed", "held_out",
+        "name", "backbone", "dimension", "head", "loss", "eta", "margin", "block", "steps", "batch", "learning_rate", "draws", "seed",
+        "held_out",
         "checkpoint_steps",
     ]
 
@@ -38,6 +39,10 @@ struct RewardSettings: Sendable {
         training.kind = HeadKind(rawValue: head) ?? training.kind
         training.loss = try settings.choice("loss", ["bce", "bradley-terry", "rao-kupper"], default: training.loss)
         training.eta = try settings.double("eta", default: training.eta, in: 1.01...1000)
+        training.margin = try settings.double("margin", default: 0, in: 0...100)
+        guard training.margin == 0 || training.loss != "bce" else {
+            throw JobError.permanent("setting margin: the loss bce has no place for a margin; bradley-terry and rao-kupper have")
+        }
         let block = try settings.integer("block", default: 0, in: 0...1024)
         training.block = block == 0 ? nil : block
         training.steps = try settings.integer("steps", default: training.steps, in: 1...1_000_000)

@@ -28,22 +28,23 @@ struct SnapshotData: Sendable {
         _ snapshot: Snapshot, backbone: ModelVersion, configuration: WanConfiguration, inputs: TrainerInputs,
         progress: @escaping @Sendable (Double) throws -> Void
     ) async throws -> SnapshotData {
-        guard !snapshot.members.isEmpty else {
+        // A pair of a latent with itself, which says nothing, is no comparison; labels that were skipped are in no snapshot.
+        guard !snapshot.comparisons.isEmpty || !snapshot.ratedLatents.isEmpty else {
             throw JobError.permanent(
                 "there are no usable pairs of dimension '\(snapshot.dimension)' on the backbone \(backbone.name); post some, and look at "
                     + "ops.preferences and ops.quarantine for those that wait or were refused")
         }
-        // By digest: the same latent is one clip, however many URLs and pairs it has.
+        // By digest: the same latent is one clip, however many URLs and labels it has.
         var indexOf: [String: Int] = [:]
-        var sides: [(side: PairSide, pair: PreferencePair)] = []
-        for member in snapshot.members {
-            for side in [member.pair.pair.a, member.pair.pair.b] where indexOf[side.sha256] == nil {
-                indexOf[side.sha256] = sides.count
-                sides.append((side, member.pair))
-            }
+        var sides: [(side: PairSide, label: String)] = []
+        let latents =
+            snapshot.comparisons.flatMap { [($0.a, $0.name), ($0.b, $0.name)] } + snapshot.ratedLatents.map { ($0.latent, $0.name) }
+        for (side, label) in latents where indexOf[side.sha256] == nil {
+            indexOf[side.sha256] = sides.count
+            sides.append((side, label))
         }
         let paths = try await fetch(sides, inputs: inputs) { try progress(0.8 * $0) }
-        let names = sides.map { "\($0.pair.pair.source)/\($0.pair.pair.externalID)" }
+        let names = sides.map(\.label)
         let read = try await NumericThreads.run {
             try zip(paths, names).map { path, name in
                 try NumericThreads.checkCancellation()
@@ -57,40 +58,44 @@ struct SnapshotData: Sendable {
             )
         }
         let clips = read.map(\.clip)
-        let heldOut = snapshot.heldOut.isEmpty ? nil : try dataset(snapshot.heldOut, clips, indexOf)
+        func part(_ split: Snapshot.Split) throws -> RewardDataset {
+            try dataset(
+                snapshot.comparisons.filter { $0.split == split }, snapshot.ratedLatents.filter { $0.split == split }, clips, indexOf)
+        }
+        let (train, heldOut) = (try part(.train), try part(.heldOut))
         return SnapshotData(
-            train: try dataset(snapshot.train, clips, indexOf), heldOut: heldOut, vae: read[0].vae,
+            train: train, heldOut: heldOut.pairs.isEmpty && heldOut.ratings.isEmpty ? nil : heldOut, vae: read[0].vae,
             latentChannels: clips[0].latents.shape[0],
             conditionChannels: clips[0].condition?.shape[0] ?? 0, clipCount: clips.count)
     }
 
-    private static func dataset(_ members: [Snapshot.Member], _ clips: [RewardClip], _ indexOf: [String: Int]) throws -> RewardDataset {
-        // A pair of a latent with itself says nothing.
-        let pairs = members.map(\.pair.pair).filter { $0.a.sha256 != $0.b.sha256 }
-        let edges = pairs.map { (indexOf[$0.a.sha256]!, indexOf[$0.b.sha256]!) }
+    private static func dataset(
+        _ comparisons: [Comparison], _ ratings: [RatedLatent], _ clips: [RewardClip], _ indexOf: [String: Int]
+    ) throws -> RewardDataset {
+        let edges = comparisons.map { (indexOf[$0.a.sha256]!, indexOf[$0.b.sha256]!) }
         var prompts: [String: Int] = [:]
-        for pair in pairs where prompts[pair.prompt] == nil { prompts[pair.prompt] = prompts.count }
+        for pair in comparisons where prompts[pair.prompt] == nil { prompts[pair.prompt] = prompts.count }
         // Intervals are taken over groups of candidates, or over prompts where comparisons run across the groups.
         let components = PairGraph.components(edges)
-        var cluster = pairs.map { prompts[$0.prompt]! }
+        var cluster = comparisons.map { prompts[$0.prompt]! }
         if components.count >= prompts.count {
             for (index, members) in components.enumerated() { for pair in members { cluster[pair] = index } }
         }
+        // A comparison counts once, however many voices it has: they say what to learn, not how often.
         return try RewardDataset(
             clips: clips,
-            pairs: zip(pairs, edges).enumerated().map { index, entry in
-                let outcome: PairOutcome =
-                    switch entry.0.outcome {
-                    case .a: .a
-                    case .b: .b
-                    case .tie: .tie
-                    }
-                return RewardPair(a: entry.1.0, b: entry.1.1, outcome: outcome, cluster: cluster[index])
-            })
+            pairs: zip(comparisons, edges).enumerated().map { index, entry in
+                let (said, edge) = entry
+                return RewardPair(
+                    a: edge.0, b: edge.1,
+                    target: try PairTarget(a: said.forA, b: said.forB, tie: said.tie, bothBad: said.bothBad, margin: said.margin ?? 0),
+                    cluster: cluster[index], isRated: said.isRated)
+            },
+            ratings: ratings.map { RewardRating(clip: indexOf[$0.latent.sha256]!, good: $0.good) })
     }
 
     private static func fetch(
-        _ sides: [(side: PairSide, pair: PreferencePair)], inputs: TrainerInputs, progress: (Double) throws -> Void
+        _ sides: [(side: PairSide, label: String)], inputs: TrainerInputs, progress: (Double) throws -> Void
     ) async throws -> [String] {
         try await withThrowingTaskGroup(of: (Int, String).self) { group in
             var paths = [String](repeating: "", count: sides.count)

@@ -1,12 +1,5 @@
 public import Foundation
 
-/// Which of two latents a rater preferred.
-public enum Outcome: String, Codable, Sendable, CaseIterable {
-    case a
-    case b
-    case tie
-}
-
 /// Where a pair is on its way from a labelling tool to a data set.
 public enum PairState: String, Codable, Sendable, CaseIterable {
     /// Stored; its artifacts have not been checked yet.
@@ -41,8 +34,8 @@ public struct NewPair: Codable, Sendable, Equatable {
     public var prompt: String
     /// What was judged: `overall`, `vq`, `mq`, `ta`, or the project's own.
     public var dimension: String
-    /// The verdict.
-    public var outcome: Outcome
+    /// What the rater says.
+    public var label: PairLabel
     /// Who judged, a pseudonym.
     public var rater: String
     /// The first latent.
@@ -50,24 +43,61 @@ public struct NewPair: Codable, Sendable, Equatable {
     /// The second latent.
     public var b: PairSide
 
+    /// The verdict.
+    public var outcome: Outcome { label.outcome }
+
     /// A pair from its parts; nothing is checked here.
     public init(
-        source: String, externalID: String, prompt: String, dimension: String, outcome: Outcome, rater: String, a: PairSide, b: PairSide
+        source: String, externalID: String, prompt: String, dimension: String, label: PairLabel, rater: String, a: PairSide, b: PairSide
     ) {
         self.source = source
         self.externalID = externalID
         self.prompt = prompt
         self.dimension = dimension
-        self.outcome = outcome
+        self.label = label
         self.rater = rater
         self.a = a
         self.b = b
     }
 
+    /// A pair whose label is an outcome alone.
+    public init(
+        source: String, externalID: String, prompt: String, dimension: String, outcome: Outcome, rater: String, a: PairSide, b: PairSide
+    ) {
+        self.init(
+            source: source, externalID: externalID, prompt: prompt, dimension: dimension, label: PairLabel(outcome), rater: rater, a: a,
+            b: b)
+    }
+
     enum CodingKeys: String, CodingKey {
         case source
         case externalID = "external_id"
-        case prompt, dimension, outcome, rater, a, b
+        case prompt, dimension, rater, a, b
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        source = try values.decode(String.self, forKey: .source)
+        externalID = try values.decode(String.self, forKey: .externalID)
+        prompt = try values.decode(String.self, forKey: .prompt)
+        dimension = try values.decode(String.self, forKey: .dimension)
+        rater = try values.decode(String.self, forKey: .rater)
+        a = try values.decode(PairSide.self, forKey: .a)
+        b = try values.decode(PairSide.self, forKey: .b)
+        // The label's fields stand beside the others.
+        label = try PairLabel(from: decoder)
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var values = encoder.container(keyedBy: CodingKeys.self)
+        try values.encode(source, forKey: .source)
+        try values.encode(externalID, forKey: .externalID)
+        try values.encode(prompt, forKey: .prompt)
+        try values.encode(dimension, forKey: .dimension)
+        try values.encode(rater, forKey: .rater)
+        try values.encode(a, forKey: .a)
+        try values.encode(b, forKey: .b)
+        try label.encode(to: encoder)
     }
 }
 
@@ -75,7 +105,7 @@ public struct NewPair: Codable, Sendable, Equatable {
 public struct PreferencePair: Sendable, Equatable {
     /// Ours, opaque.
     public let id: String
-    /// What was posted.
+    /// What was posted, with the label that holds now.
     public let pair: NewPair
     /// Where it stands.
     public let state: PairState
@@ -87,6 +117,12 @@ public struct PreferencePair: Sendable, Equatable {
     public let shape: [Int]
     /// When it was posted first.
     public let receivedAt: Date
+    /// The ranking that it was read from.
+    public let rankingID: String?
+    /// How often it was corrected, retracted or restored.
+    public let revision: Int
+    /// Since when snapshots leave it out.
+    public let retractedAt: Date?
 }
 
 /// What became of a posted pair.
@@ -95,8 +131,11 @@ public enum PostResult: Sendable, Equatable {
     case created(id: String)
     /// The same was posted before.
     case replayed(id: String, state: PairState)
-    /// Its key is taken by a pair with another content; the JSON Pointers of the fields that differ.
+    /// Its key is taken by a label with another content; the JSON Pointers of the fields that differ.
     case conflict(id: String, pointers: [String])
+
+    /// The id of what is new.
+    var createdID: String? { if case .created(let id) = self { id } else { nil } }
 }
 
 /// How many pairs are in each state.

@@ -5,7 +5,7 @@ public struct VerificationArguments: Codable, Sendable, Equatable {
     /// The kind of the jobs.
     public static let kind = "verify_preference"
 
-    /// The ids of the pairs to verify.
+    /// The ids of the pairs and ratings to verify.
     public var pairs: [String]
     /// Which try this is, from 1: artifacts that could not be reached are tried again by a later job.
     public var `try`: Int
@@ -17,13 +17,29 @@ public struct VerificationArguments: Codable, Sendable, Equatable {
     }
 }
 
+/// A label whose artifacts are to be checked.
+public struct VerificationSubject: Sendable, Equatable {
+    /// The pair's or the rating's.
+    public let id: String
+    /// Its artifacts by the names of their fields: `a` and `b`, or `latent`.
+    public let sides: [Side]
+
+    /// An artifact.
+    public struct Side: Sendable, Equatable {
+        /// The field's name.
+        public let name: String
+        /// Where it lies, and its digest.
+        public let artifact: PairSide
+    }
+}
+
 extension PreferenceStore {
-    /// The topic of which every pair that becomes usable is an event; schedules count them.
+    /// The topic of which every pair or rating that becomes usable is an event; schedules count them.
     public static let usableTopic = "pairs.usable"
     /// How many verification jobs of a pair may end without an answer before it is quarantined.
     static let maximumLostJobs = 3
 
-    /// Queues the verification of received pairs, in jobs of at most ``verificationBatch`` pairs, as part of the connection's transaction.
+    /// Queues the verification of received labels, in jobs of at most ``verificationBatch``, as part of the connection's transaction.
     public func enqueueVerification(_ ids: [String], try: Int, after delay: Duration = .zero, on connection: PostgresConnection)
         async throws
     {
@@ -32,7 +48,8 @@ extension PreferenceStore {
             try await connection.query(
                 """
                 with job as materialized (
-                    select queue.enqueue($1, $2::jsonb, run_at => clock_timestamp() + make_interval(secs => $3::double precision)) as id)
+                    select queue.enqueue($1, $2::jsonb, run_at => clock_timestamp() + make_interval(secs => $3::double precision)) as id),
+                ratings as (update preferences.rating r set verify_job = job.id from job where r.id = any ($4::text[]))
                 update preferences.pair p set verify_job = job.id from job where p.id = any ($4::text[])
                 """,
                 [
@@ -42,33 +59,54 @@ extension PreferenceStore {
         }
     }
 
-    /// Those of the pairs that still wait for a verdict, in the order of `ids`.
-    public func unsettled(_ ids: [String]) async throws -> [PreferencePair] {
+    /// Those of the labels that still wait for a verdict, in the order of `ids`.
+    public func unsettled(_ ids: [String]) async throws -> [VerificationSubject] {
         try await client.query(
             """
-            select \(Self.columns) from preferences.pair p join unnest($1::text[]) with ordinality as w(wanted, place) on p.id = w.wanted
-            where p.state = 'received' order by w.place
+            select w.wanted as id, p.a_url, p.a_sha256, p.b_url, p.b_sha256, r.url, r.sha256
+            from unnest($1::text[]) with ordinality as w(wanted, place)
+            left join preferences.pair p on p.id = w.wanted and p.state = 'received'
+            left join preferences.rating r on r.id = w.wanted and r.state = 'received'
+            where p.id is not null or r.id is not null order by w.place
             """, [.array(ids)]
-        ).map(pair)
+        ).map { row in
+            func side(_ name: String, _ url: String, _ digest: String) throws -> VerificationSubject.Side? {
+                guard let url = try row[url].optionalString else { return nil }
+                return .init(name: name, artifact: PairSide(url: url, sha256: try row[digest].string))
+            }
+            return VerificationSubject(
+                id: try row["id"].string,
+                sides: try [side("a", "a_url", "a_sha256"), side("b", "b_url", "b_sha256"), side("latent", "url", "sha256")].compactMap {
+                    $0
+                })
+        }
     }
 
-    /// Writes verdicts, and counts the pairs that became usable for the schedules that wait for new ones. A pair that was settled already
+    /// Writes verdicts, and counts the labels that became usable for the schedules that wait for new ones. One that was settled already
     /// keeps its verdict and is not counted again.
     /// - Parameter connection: the transaction that completes the verification job.
-    /// - Returns: how many pairs became usable.
+    /// - Returns: how many became usable.
     @discardableResult
     public func settle(_ verdicts: [PairVerdict], on connection: PostgresConnection) async throws -> Int {
         guard !verdicts.isEmpty else { return 0 }
         let rows = try await connection.query(
             """
-            update preferences.pair p
-            set state = case when v.reason is null then 'usable' else 'quarantined' end, reason = v.reason, settled_at = clock_timestamp(),
-                backbone = v.backbone, vae = v.vae, layout = v.layout, noise_kind = v.noise_kind, shape = v.shape,
-                descriptor = jsonb_build_object('tensors', v.tensors)
-            from jsonb_to_recordset($1::jsonb) as v(id text, reason text, backbone text, vae text, layout text, noise_kind text,
-                                                    shape integer[], tensors jsonb)
-            where p.id = v.id and p.state = 'received'
-            returning p.state
+            with verdict as materialized (
+                select v.id, case when v.reason is null then 'usable' else 'quarantined' end as state, v.reason, v.backbone, v.vae, v.layout,
+                       v.noise_kind, v.shape, jsonb_build_object('tensors', v.tensors) as descriptor
+                from jsonb_to_recordset($1::jsonb) as v(id text, reason text, backbone text, vae text, layout text, noise_kind text,
+                                                        shape integer[], tensors jsonb)),
+            settled as (
+                update preferences.pair p
+                set (state, reason, backbone, vae, layout, noise_kind, shape, descriptor, settled_at)
+                    = (v.state, v.reason, v.backbone, v.vae, v.layout, v.noise_kind, v.shape, v.descriptor, clock_timestamp())
+                from verdict v where p.id = v.id and p.state = 'received' returning p.state),
+            rated as (
+                update preferences.rating r
+                set (state, reason, backbone, vae, layout, noise_kind, shape, descriptor, settled_at)
+                    = (v.state, v.reason, v.backbone, v.vae, v.layout, v.noise_kind, v.shape, v.descriptor, clock_timestamp())
+                from verdict v where r.id = v.id and r.state = 'received' returning r.state)
+            select state from settled union all select state from rated
             """, [try .json(encoding: verdicts.map(VerdictRow.init))])
         let usable = try rows.count { try $0["state"].string == PairState.usable.rawValue }
         if usable > 0 {
@@ -87,19 +125,27 @@ extension PreferenceStore {
         try await settle([.quarantined(id, reason)], on: connection)
     }
 
-    /// Finds pairs that wait for a verdict although their job is gone (it died, or an operator cancelled it), and queues each one alone, so
-    /// that one that kills its verifier does not take others with it. After a few such ends the pair itself is quarantined.
-    /// - Returns: how many pairs were found.
+    /// Finds labels that wait for a verdict although their job is gone (it died, or an operator cancelled it), and queues each one alone, so
+    /// that one that kills its verifier does not take others with it. After a few such ends the label itself is quarantined.
+    /// - Returns: how many were found.
     @discardableResult
     public func rescueLostVerifications() async throws -> Int {
         try await client.transaction { connection in
             let rows = try await connection.query(
                 """
-                update preferences.pair p set verify_tries = p.verify_tries + 1
-                from (select q.id from preferences.pair q
-                      where q.state = 'received' and not exists (select from queue.job j where j.id = q.verify_job)
-                      order by q.seq limit 1000 for update skip locked) lost
-                where p.id = lost.id returning p.id, p.verify_tries
+                with pairs as (
+                    update preferences.pair p set verify_tries = p.verify_tries + 1
+                    from (select q.id from preferences.pair q
+                          where q.state = 'received' and not exists (select from queue.job j where j.id = q.verify_job)
+                          order by q.seq limit 1000 for update skip locked) lost
+                    where p.id = lost.id returning p.id, p.verify_tries),
+                ratings as (
+                    update preferences.rating r set verify_tries = r.verify_tries + 1
+                    from (select q.id from preferences.rating q
+                          where q.state = 'received' and not exists (select from queue.job j where j.id = q.verify_job)
+                          order by q.seq limit 1000 for update skip locked) lost
+                    where r.id = lost.id returning r.id, r.verify_tries)
+                select id, verify_tries from pairs union all select id, verify_tries from ratings
                 """)
             for row in rows {
                 let id = try row["id"].string

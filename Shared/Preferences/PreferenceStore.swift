@@ -22,40 +22,88 @@ public struct PreferenceStore: Sendable {
     @discardableResult
     public func post(_ pairs: [NewPair]) async throws -> [PostResult] {
         guard !pairs.isEmpty else { return [] }
+        return try await client.transaction { connection in
+            let results = try await insert(pairs, on: connection)
+            try await enqueueVerification(results.compactMap(\.createdID), try: 1, on: connection)
+            return results
+        }
+    }
+
+    /// Stores labels of any kind as ``post(_:)-([NewPair])`` does pairs.
+    @discardableResult
+    public func post(_ labels: [NewLabel]) async throws -> [PostResult] {
+        guard !labels.isEmpty else { return [] }
+        return try await client.transaction { connection in try await post(labels, on: connection) }
+    }
+
+    /// Stores labels as part of the connection's transaction.
+    @discardableResult
+    public func post(_ labels: [NewLabel], on connection: PostgresConnection) async throws -> [PostResult] {
+        var results = [PostResult?](repeating: nil, count: labels.count)
+        var fresh: [String] = []
+        func take(_ found: [PostResult], _ lines: [Int]) {
+            for (line, result) in zip(lines, found) { results[line] = result }
+        }
+        let pairs = labels.enumerated().compactMap { line, label in if case .pair(let pair) = label { (line, pair) } else { nil } }
+        let ratings = labels.enumerated().compactMap { line, label in if case .rating(let rating) = label { (line, rating) } else { nil } }
+        let rankings = labels.enumerated().compactMap { line, label in
+            if case .ranking(let ranking) = label { (line, ranking) } else { nil }
+        }
+        if !pairs.isEmpty {
+            let found = try await insert(pairs.map(\.1), on: connection)
+            fresh += found.compactMap(\.createdID)
+            take(found, pairs.map(\.0))
+        }
+        if !ratings.isEmpty {
+            let found = try await insert(ratings.map(\.1), on: connection)
+            fresh += found.compactMap(\.createdID)
+            take(found, ratings.map(\.0))
+        }
+        for (line, ranking) in rankings {
+            let (result, ids) = try await insert(ranking, on: connection)
+            fresh += ids
+            results[line] = result
+        }
+        try await enqueueVerification(fresh, try: 1, on: connection)
+        return try Self.complete(results)
+    }
+
+    /// Pairs as rows, without their verification.
+    func insert(_ pairs: [NewPair], rankingID: String? = nil, on connection: PostgresConnection) async throws -> [PostResult] {
+        var results = [PostResult?](repeating: nil, count: pairs.count)
         let rows = pairs.enumerated().map { PostedRow(line: $0.offset, pair: $0.element) }
         let posted = try PostgresValue.json(encoding: rows)
-        return try await client.transaction { connection in
-            var results = [PostResult?](repeating: nil, count: pairs.count)
-            var ids: [String] = []
-            for row in try await connection.query(Self.insert, [posted]) {
-                let id = try row["id"].string
-                results[try row["line"].int] = .created(id: id)
-                ids.append(id)
-            }
-            if ids.count < pairs.count {
-                // A statement of its own: it sees rows that another transaction committed while the insert waited for them.
-                for row in try await connection.query(Self.compare, [posted]) {
-                    let line = try row["line"].int
-                    if results[line] != nil { continue }
-                    let id = try row["id"].string
-                    let pointers = try row["pointers"].stringArray
-                    results[line] =
-                        pointers.isEmpty ? .replayed(id: id, state: try state(row["state"])) : .conflict(id: id, pointers: pointers)
-                }
-            }
-            try await enqueueVerification(ids, try: 1, on: connection)
-            return try results.map {
-                guard let result = $0 else {
-                    throw PostgresError(sqlState: "40001", message: "a pair vanished while it was posted again")
-                }
-                return result
-            }
+        var created = 0
+        for row in try await connection.query(Self.insert, [posted, PostgresValue(rankingID)]) {
+            results[try row["line"].int] = .created(id: try row["id"].string)
+            created += 1
+        }
+        if created < pairs.count {
+            // A statement of its own: it sees rows that another transaction committed while the insert waited for them.
+            for row in try await connection.query(Self.compare, [posted]) { try Self.compared(row, &results) }
+        }
+        return try Self.complete(results)
+    }
+
+    /// Notes what a statement that compares posted rows with stored ones found: `line`, `id`, `state`, `pointers`.
+    static func compared(_ row: PostgresRow, _ results: inout [PostResult?]) throws {
+        let line = try row["line"].int
+        if results[line] != nil { return }
+        let id = try row["id"].string
+        let pointers = try row["pointers"].stringArray
+        results[line] = pointers.isEmpty ? .replayed(id: id, state: try state(row["state"])) : .conflict(id: id, pointers: pointers)
+    }
+
+    static func complete(_ results: [PostResult?]) throws -> [PostResult] {
+        try results.map {
+            guard let result = $0 else { throw PostgresError(sqlState: "40001", message: "a label vanished while it was posted again") }
+            return result
         }
     }
 
     /// One pair, nil when there is none.
     public func get(_ id: String) async throws -> PreferencePair? {
-        try await client.query("select \(Self.columns) from preferences.pair where id = $1", [.string(id)]).first.map(pair)
+        try await client.query("select \(Self.columns) from preferences.pair p where id = $1", [.string(id)]).first.map(pair)
     }
 
     /// Pairs oldest first, a page at a time.
@@ -74,7 +122,7 @@ public struct PreferenceStore: Sendable {
         let after = try cursor.map(Cursor.decode) ?? 0
         let rows = try await client.query(
             """
-            select seq, \(Self.columns) from preferences.pair
+            select seq, \(Self.columns) from preferences.pair p
             where seq > $1 and ($2::text is null or state = $2) and ($3::text is null or dimension = $3) and ($4::text is null or source = $4)
             order by seq limit $5
             """,
@@ -89,7 +137,7 @@ public struct PreferenceStore: Sendable {
         var summary = PairSummary()
         for row in try await client.query("select state, count(*) as pairs from preferences.pair group by state") {
             let count = try row["pairs"].int
-            switch try state(row["state"]) {
+            switch try Self.state(row["state"]) {
             case .received: summary.received = count
             case .usable: summary.usable = count
             case .quarantined: summary.quarantined = count
@@ -99,25 +147,25 @@ public struct PreferenceStore: Sendable {
     }
 
     static let columns = """
-        id, source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256, state, reason, backbone, \
-        coalesce(shape, '{}') as shape, received_at
+        id, source, external_id, prompt, dimension, preferences.label(p) as label, rater, a_url, a_sha256, b_url, b_sha256, state, reason, \
+        backbone, coalesce(shape, '{}') as shape, received_at, ranking_id, p.revision, retracted_at
         """
 
     func pair(_ row: PostgresRow) throws -> PreferencePair {
-        let outcome = try row["outcome"].string
-        guard let outcome = Outcome(rawValue: outcome) else { throw PreferencesError.unknown("outcome", outcome) }
-        return PreferencePair(
+        PreferencePair(
             id: try row["id"].string,
             pair: NewPair(
                 source: try row["source"].string, externalID: try row["external_id"].string, prompt: try row["prompt"].string,
-                dimension: try row["dimension"].string, outcome: outcome, rater: try row["rater"].string,
+                dimension: try row["dimension"].string, label: try row["label"].decode(PairLabel.self), rater: try row["rater"].string,
                 a: PairSide(url: try row["a_url"].string, sha256: try row["a_sha256"].string),
                 b: PairSide(url: try row["b_url"].string, sha256: try row["b_sha256"].string)),
-            state: try state(row["state"]), reason: try row["reason"].optionalString, backbone: try row["backbone"].optionalString,
-            shape: try row["shape"].intArray.map(Int.init), receivedAt: try row["received_at"].date)
+            state: try Self.state(row["state"]), reason: try row["reason"].optionalString, backbone: try row["backbone"].optionalString,
+            shape: try row["shape"].intArray.map(Int.init), receivedAt: try row["received_at"].date,
+            rankingID: try row["ranking_id"].optionalString, revision: try row["revision"].int,
+            retractedAt: try row["retracted_at"].optionalDate)
     }
 
-    private func state(_ cell: PostgresCell) throws -> PairState {
+    static func state(_ cell: PostgresCell) throws -> PairState {
         let text = try cell.string
         guard let state = PairState(rawValue: text) else { throw PreferencesError.unknown("state", text) }
         return state
@@ -127,6 +175,10 @@ public struct PreferenceStore: Sendable {
     private struct PostedRow: Encodable {
         let line: Int
         let source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256: String
+        let votes: Votes?
+        let soft_label, margin: Double?
+        let strength: Int?
+        let presentation: String?
 
         init(line: Int, pair: NewPair) {
             self.line = line
@@ -140,34 +192,50 @@ public struct PreferenceStore: Sendable {
             a_sha256 = pair.a.sha256
             b_url = pair.b.url
             b_sha256 = pair.b.sha256
+            votes = pair.label.votes
+            soft_label = pair.label.softLabel
+            margin = pair.label.margin
+            strength = pair.label.strength
+            presentation = pair.label.presentation?.rawValue
         }
     }
 
+    private static let fields = """
+        source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256, votes, soft_label, margin, strength, \
+        presentation
+        """
+
     private static let posted = """
         jsonb_to_recordset($1::jsonb) as p(line integer, source text, external_id text, prompt text, dimension text, outcome text, \
-        rater text, a_url text, a_sha256 text, b_url text, b_sha256 text)
+        rater text, a_url text, a_sha256 text, b_url text, b_sha256 text, votes jsonb, soft_label double precision, \
+        margin double precision, strength integer, presentation text)
         """
 
     /// The order by key keeps two batches that overlap from waiting for each other, and lets a key's first line win.
     private static let insert = """
         with posted as (select * from \(posted)),
         created as (
-            insert into preferences.pair (source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256, content)
-            select source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256,
-                   encode(sha256(convert_to(jsonb_build_array(source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256,
-                                                              b_url, b_sha256)::text, 'UTF8')), 'hex')
+            insert into preferences.pair (\(fields), ranking_id, content)
+            select \(fields), $2, preferences.content(\(fields))
             from posted order by source, external_id, line
             on conflict (source, external_id) do nothing
             returning id, source, external_id)
         select c.id, min(p.line) as line from created c join posted p using (source, external_id) group by c.id order by 2
         """
 
+    /// What was posted first is a replay also after it was corrected or its rater erased, and so is what holds now.
     private static let compare = """
-        select p.line, e.id, e.state, array_remove(array[
+        select p.line, e.id, e.state, case when e.content = preferences.content(p.\(fields.replacing(", ", with: ", p."))) then '{}' else
+               array_remove(array[
                    case when e.prompt <> p.prompt then '/prompt' end, case when e.dimension <> p.dimension then '/dimension' end,
                    case when e.outcome <> p.outcome then '/outcome' end, case when e.rater <> p.rater then '/rater' end,
                    case when e.a_url <> p.a_url then '/a/url' end, case when e.a_sha256 <> p.a_sha256 then '/a/sha256' end,
-                   case when e.b_url <> p.b_url then '/b/url' end, case when e.b_sha256 <> p.b_sha256 then '/b/sha256' end], null) as pointers
+                   case when e.b_url <> p.b_url then '/b/url' end, case when e.b_sha256 <> p.b_sha256 then '/b/sha256' end,
+                   case when e.votes is distinct from p.votes then '/votes' end,
+                   case when e.soft_label is distinct from p.soft_label then '/soft_label' end,
+                   case when e.margin is distinct from p.margin then '/margin' end,
+                   case when e.strength is distinct from p.strength then '/strength' end,
+                   case when e.presentation is distinct from p.presentation then '/presentation' end], null) end as pointers
         from \(posted) join preferences.pair e on e.source = p.source and e.external_id = p.external_id
         """
 }

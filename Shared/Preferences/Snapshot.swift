@@ -1,22 +1,12 @@
 public import Foundation
 public import Postgres
 
-/// A frozen data set: usable pairs of one dimension, ordered by `(source, external_id)` and split by prompt. It never changes.
+/// A frozen data set: the usable labels of one dimension as they were, ordered by `(source, external_id)` and split by prompt. It never changes.
 public struct Snapshot: Sendable, Equatable {
     /// On which side of the split a pair is.
     public enum Split: String, Sendable, Codable {
         case train
         case heldOut = "held_out"
-    }
-
-    /// A pair in the snapshot.
-    public struct Member: Sendable, Equatable {
-        /// Where it stands, from 0.
-        public let position: Int
-        /// The pair.
-        public let pair: PreferencePair
-        /// Its side. Pairs of one prompt are on one side.
-        public let split: Split
     }
 
     /// The snapshot's number.
@@ -29,18 +19,22 @@ public struct Snapshot: Sendable, Equatable {
     public let backbone: String?
     /// When it was frozen.
     public let frozenAt: Date
-    /// The pairs in order.
-    public let members: [Member]
+    /// The labels of pairs, one by one, in order.
+    public let members: [FrozenPair]
+    /// What raters say together on each pair of latents: what is learnt from.
+    public let comparisons: [Comparison]
+    /// What raters say together on each latent that they rated by itself.
+    public let ratedLatents: [RatedLatent]
 
-    /// The pairs to train on.
-    public var train: [Member] { members.filter { $0.split == .train } }
-    /// The pairs to evaluate on.
-    public var heldOut: [Member] { members.filter { $0.split == .heldOut } }
+    /// The labels to train on.
+    public var train: [FrozenPair] { members.filter { $0.split == .train } }
+    /// The labels to evaluate on.
+    public var heldOut: [FrozenPair] { members.filter { $0.split == .heldOut } }
 
-    /// Freezes the usable pairs as they are now.
+    /// Freezes the usable labels as they are now.
     ///
-    /// A prompt's side follows from the prompt alone, so that it does not change when pairs arrive; only where few prompts fell nearly all
-    /// on one side do some cross over (see `preferences.freeze_snapshot` in the migration).
+    /// A prompt keeps the side that it got first, for a dimension and a share. That side follows from the prompt alone; only where few prompts
+    /// fell nearly all on one side at the first time do some cross over (see `preferences.assign_sides` in the migration).
     /// - Parameters:
     ///   - dimension: what the pairs judge.
     ///   - backbone: a name, with or without version or alias; pairs match by the name alone. Nil for any.
@@ -70,19 +64,14 @@ public struct Snapshot: Sendable, Equatable {
         else {
             return nil
         }
-        let store = PreferenceStore(client: client)
         let members = try await query(
-            """
-            select m.position, m.split, \(PreferenceStore.columns)
-            from preferences.snapshot_member m join preferences.pair p on p.id = m.pair_id where m.snapshot_id = $1 order by m.position
-            """)
+            "select \(FrozenPair.columns) from preferences.frozen_pair where snapshot_id = $1 order by position")
+        let comparisons = try await query("select \(Comparison.columns) from preferences.comparisons($1)")
+        let ratings = try await query("select \(RatedLatent.columns) from preferences.rated_latents($1)")
         return Snapshot(
             id: id, digest: try row["digest"].string, dimension: try row["dimension"].string, backbone: try row["backbone"].optionalString,
-            frozenAt: try row["frozen_at"].date,
-            members: try members.map { row in
-                let word = try row["split"].string
-                guard let split = Split(rawValue: word) else { throw PreferencesError.unknown("split", word) }
-                return Member(position: try row["position"].int, pair: try store.pair(row), split: split)
-            })
+            frozenAt: try row["frozen_at"].date, members: try members.map(FrozenPair.init),
+            comparisons: try comparisons.map(Comparison.init),
+            ratedLatents: try ratings.map(RatedLatent.init))
     }
 }

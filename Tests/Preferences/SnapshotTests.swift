@@ -15,7 +15,7 @@ import Testing
                 for pair in order { try await world.makeUsable([pair]) }
                 let snapshot = try await Snapshot.freeze(dimension: "overall", backbone: "wan-demo", client: world.client)
                 digests.insert(snapshot.digest)
-                orders.insert(snapshot.members.map { "\($0.pair.pair.externalID) \($0.split)" })
+                orders.insert(snapshot.members.map { "\($0.pair.externalID) \($0.split)" })
                 #expect(snapshot.members.map(\.position) == Array(0..<30))
             }
         }
@@ -28,8 +28,8 @@ import Testing
             try await World.with { world in
                 try await world.makeUsable(pairs(120, prompts: prompts))
                 let snapshot = try await Snapshot.freeze(dimension: "overall", backbone: nil, client: world.client)
-                let train = Set(snapshot.train.map(\.pair.pair.prompt))
-                let heldOut = Set(snapshot.heldOut.map(\.pair.pair.prompt))
+                let train = Set(snapshot.train.map(\.pair.prompt))
+                let heldOut = Set(snapshot.heldOut.map(\.pair.prompt))
                 #expect(train.isDisjoint(with: heldOut))
                 #expect(train.count + heldOut.count == prompts)
                 #expect(!train.isEmpty && !heldOut.isEmpty)
@@ -45,7 +45,7 @@ import Testing
             try await world.makeUsable((100..<200).map { sample($0, prompt: "prompt \($0 % 20)") })
             let after = try await Snapshot.freeze(dimension: "overall", backbone: nil, client: world.client)
             #expect(after.members.count == 140)
-            #expect(Set(before.heldOut.map(\.pair.pair.prompt)) == Set(after.heldOut.map(\.pair.pair.prompt)))
+            #expect(Set(before.heldOut.map(\.pair.prompt)) == Set(after.heldOut.map(\.pair.prompt)))
             #expect(before.digest != after.digest)
         }
     }
@@ -64,7 +64,7 @@ import Testing
             try await world.makeUsable([sample(3)], backbone: "other")
             try await world.store.post([sample(4)])
             let snapshot = try await Snapshot.freeze(dimension: "overall", backbone: "wan-demo@latest", client: world.client)
-            #expect(snapshot.members.map(\.pair.pair.externalID) == ["1"])
+            #expect(snapshot.members.map(\.pair.externalID) == ["1"])
             #expect(try await Snapshot.freeze(dimension: "none", backbone: nil, client: world.client).members.isEmpty)
         }
     }

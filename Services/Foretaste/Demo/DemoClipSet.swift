@@ -62,6 +62,15 @@ struct DemoClipSet: Sendable {
 enum DemoAxis: String, CaseIterable, Sendable {
     case prompt, motion, appearance
 
+    /// What the annotator is asked.
+    var question: String {
+        switch self {
+        case .prompt: "Does it move where the prompt says?"
+        case .motion: "Does it move evenly, as far as it should?"
+        case .appearance: "Are shape, colour and brightness right?"
+        }
+    }
+
     /// Minus the axis's penalties, as quality is minus all of them.
     func quality(_ judgement: DemoJudgement) -> Float {
         let p = judgement.penalties.map { min($0, 1.5) }

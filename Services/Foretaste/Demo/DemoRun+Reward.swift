@@ -106,6 +106,7 @@ extension DemoRun {
         var posted = pool.labels.count
         for axis in DemoAxis.allCases {
             let labels = label(pool.clips, quality: axis.quality)
+            try await DimensionRegistry(client: services.client).define(axis.rawValue, description: axis.question)
             try await services.post(labels.enumerated().map { pair($0, $1, pool.outputs, pool.clips, dimension: axis.rawValue) })
             posted += labels.count
         }

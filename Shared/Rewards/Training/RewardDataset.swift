@@ -46,26 +46,53 @@ public struct RewardClip: Sendable {
 public struct RewardPair: Sendable, Equatable {
     public let a: Int
     public let b: Int
-    public let outcome: PairOutcome
+    /// What raters say.
+    public let target: PairTarget
     /// Pairs of one cluster (a prompt, or a group of candidates) are not independent: intervals are taken over clusters.
     public let cluster: Int
+    /// Whether it was read from ratings of the two: a pointwise loss learns those instead.
+    public let isRated: Bool
 
-    /// A comparison.
-    public init(a: Int, b: Int, outcome: PairOutcome, cluster: Int) {
+    /// The side that is preferred.
+    public var outcome: PairOutcome { target.outcome }
+
+    /// A comparison by several voices.
+    public init(a: Int, b: Int, target: PairTarget, cluster: Int, isRated: Bool = false) {
         self.a = a
         self.b = b
-        self.outcome = outcome
+        self.target = target
         self.cluster = cluster
+        self.isRated = isRated
+    }
+
+    /// A comparison by one voice.
+    public init(a: Int, b: Int, outcome: PairOutcome, cluster: Int) {
+        self.init(a: a, b: b, target: PairTarget(outcome), cluster: cluster)
     }
 }
 
-/// Clips, each once, and comparisons of them.
+/// A clip of a data set, by its index, that raters judged by itself.
+public struct RewardRating: Sendable, Equatable {
+    public let clip: Int
+    /// From 0, bad, to 1, good.
+    public let good: Double
+
+    /// A judgement.
+    public init(clip: Int, good: Double) {
+        self.clip = clip
+        self.good = good
+    }
+}
+
+/// Clips, each once, comparisons of them, and judgements of single ones.
 public struct RewardDataset: Sendable {
     public let clips: [RewardClip]
     public let pairs: [RewardPair]
+    /// Learnt by the pointwise loss alone.
+    public let ratings: [RewardRating]
 
     /// - Throws: `RewardError` for a pair of a clip that is not there, or a clip that is not finite.
-    public init(clips: [RewardClip], pairs: [RewardPair]) throws {
+    public init(clips: [RewardClip], pairs: [RewardPair], ratings: [RewardRating] = []) throws {
         for (index, clip) in clips.enumerated() {
             guard clip.latents.shape.count == 4 else {
                 throw RewardError("clip \(index) has latents \(clip.latents.shape), expected [C,F,H,W]")
@@ -77,8 +104,12 @@ public struct RewardDataset: Sendable {
         {
             throw RewardError("pair \(index) compares clips \(pair.a) and \(pair.b) of \(clips.count)")
         }
+        for (index, rating) in ratings.enumerated() where !clips.indices.contains(rating.clip) || !(0...1).contains(rating.good) {
+            throw RewardError("rating \(index) says \(rating.good) about clip \(rating.clip) of \(clips.count)")
+        }
         self.clips = clips
         self.pairs = pairs
+        self.ratings = ratings
     }
 }
 
@@ -97,11 +128,14 @@ struct NoiseGroups {
     private(set) var units: [Unit] = []
     /// For each pair, the units of its sides.
     private(set) var sides: [(a: Int, b: Int)] = []
+    /// For each clip that stands by itself, its unit.
+    private(set) var alone: [Int] = []
     private(set) var count = 0
 
     static let largest = 16
 
-    init(_ pairs: [RewardPair]) {
+    /// - Parameter clips: those that are judged by themselves; each shares the unit of a pair, or has one of its own.
+    init(_ pairs: [RewardPair], alone clips: [Int] = []) {
         sides = Array(repeating: (0, 0), count: pairs.count)
         for members in PairGraph.components(pairs.map { ($0.a, $0.b) }) {
             var unitOf: [Int: Int] = [:]
@@ -121,6 +155,17 @@ struct NoiseGroups {
                 }
                 sides[index] = (unitOf[pair.a]!, unitOf[pair.b]!)
             }
+        }
+        guard !clips.isEmpty else { return }
+        var unitOf: [Int: Int] = [:]
+        for (index, unit) in units.enumerated() where unitOf[unit.clip] == nil { unitOf[unit.clip] = index }
+        for clip in clips {
+            if unitOf[clip] == nil {
+                unitOf[clip] = units.count
+                units.append(Unit(clip: clip, group: count))
+                count += 1
+            }
+            alone.append(unitOf[clip]!)
         }
     }
 }

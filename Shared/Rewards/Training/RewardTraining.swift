@@ -7,6 +7,8 @@ public struct RewardTrainingConfiguration: Sendable, Equatable, Codable {
     /// `bce`, `bradley-terry`, `rao-kupper`.
     public var loss = "rao-kupper"
     public var eta = RewardLoss.defaultEta
+    /// Score units by which the preferred side must lead for each unit of the raters' margin; 0 leaves margins out.
+    public var margin = 0.0
     /// The trunk's block that the head reads, from 1; nil for three quarters of the trunk.
     public var block: Int?
     public var steps = 400
@@ -27,6 +29,9 @@ public struct RewardTrainingConfiguration: Sendable, Equatable, Codable {
         }
         try require(RewardLoss(name: loss) != nil, "loss is '\(loss)', expected bce, bradley-terry or rao-kupper")
         try require(eta >= 1.01 && eta <= 1000, "eta is \(eta), expected 1.01 to 1000")
+        try require(margin >= 0 && margin <= 100, "margin is \(margin), expected 0 to 100")
+        try require(
+            margin == 0 || loss != "bce", "margin is \(margin), but the loss bce has no place for one; bradley-terry and rao-kupper have")
         try require((0...1_000_000).contains(steps), "steps is \(steps), expected 0 to 1000000")
         try require((1...65536).contains(batch), "batch is \(batch), expected 1 to 65536")
         try require(learningRate > 0 && learningRate <= 1, "learning_rate is \(learningRate), expected a number above 0 and at most 1")
@@ -58,7 +63,10 @@ public struct RewardTraining: Sendable {
     public let block: Int
     let loss: RewardLoss
     let pairs: [RewardPair]
+    /// Examples behind the pairs, for a pointwise loss.
+    let ratings: [RewardRating]
     let sides: [(a: Int, b: Int)]
+    let alone: [Int]
     let shapes: [[Int]]
     let bank: FeatureBank
     private let key: BankKey
@@ -83,13 +91,15 @@ public struct RewardTraining: Sendable {
         self.configuration = configuration
         self.loss = loss
         block = configuration.block(of: trunk.configuration.numLayers)
-        let pairs = dataset.pairs.filter { $0.outcome != .tie || loss.learnsFromTies }
-        guard pairs.contains(where: { $0.outcome != .tie }) else {
+        let pairs = dataset.pairs.filter { loss.learns(from: $0.target) && !($0.isRated && loss.isPointwise) }
+        ratings = loss.isPointwise ? dataset.ratings : []
+        guard !ratings.isEmpty || pairs.contains(where: { $0.outcome != .tie }) else {
             throw RewardError("there is nothing to learn from: of \(dataset.pairs.count) training pairs none prefers a side")
         }
         self.pairs = pairs
-        let groups = NoiseGroups(pairs)
+        let groups = NoiseGroups(pairs, alone: ratings.map(\.clip))
         sides = groups.sides
+        alone = groups.alone
         shapes = dataset.clips.map(\.shapeKey)
         let shape = HeadConfiguration.standard(configuration.kind, featureWidth: trunk.configuration.innerDim)
         var head = try RewardHead(configuration: shape, seed: configuration.seed)
@@ -144,19 +154,20 @@ public struct RewardTraining: Sendable {
         return configuration.learningRate * min(1, left)
     }
 
-    /// The step's pairs with a draw each: epochs of shuffled pairs, one after the other.
+    /// The step's examples (pairs, and behind them ratings) with a draw each: epochs of shuffled examples, one after the other.
     func choice(step: Int) -> [(pair: Int, draw: Int)] {
+        let count = pairs.count + ratings.count
         var draws = RandomStream(seed: configuration.seed, run: RewardStreams.batchDraw, step: UInt32(step))
         var epoch = -1
         var order: [Int] = []
         return (0..<configuration.batch).map { place in
             let position = step * configuration.batch + place
-            if position / pairs.count != epoch {
-                epoch = position / pairs.count
+            if position / count != epoch {
+                epoch = position / count
                 var shuffle = RandomStream(seed: configuration.seed, run: RewardStreams.batchOrder, step: UInt32(epoch))
-                order = shuffle.permutation(pairs.count)
+                order = shuffle.permutation(count)
             }
-            return (order[position % pairs.count], draws.integer(in: 0..<configuration.draws))
+            return (order[position % count], draws.integer(in: 0..<configuration.draws))
         }
     }
 
@@ -171,13 +182,17 @@ public struct RewardTraining: Sendable {
         return (Float(results.reduce(0) { $0 + $1.loss }), sum)
     }
 
-    /// Pairs whose sides have the same shapes, a few at a time, in the order of the choice.
+    /// Pairs whose sides have the same shapes, or ratings of one shape, a few at a time, in the order of the choice.
     private func shards(_ choice: [(pair: Int, draw: Int)]) -> [[(pair: Int, draw: Int)]] {
         var order: [[[Int]]] = []
         var members: [[[Int]]: [(pair: Int, draw: Int)]] = [:]
         for chosen in choice {
-            let pair = pairs[chosen.pair]
-            let key = [shapes[pair.a], shapes[pair.b]]
+            let key: [[Int]]
+            if chosen.pair < pairs.count {
+                key = [shapes[pairs[chosen.pair].a], shapes[pairs[chosen.pair].b]]
+            } else {
+                key = [shapes[ratings[chosen.pair - pairs.count].clip]]
+            }
             if members[key] == nil { order.append(key) }
             members[key, default: []].append(chosen)
         }
@@ -195,16 +210,29 @@ public struct RewardTraining: Sendable {
             let tokens = try bank.tokens(chosen.map { (side($0.pair), $0.draw) })
             return graph.normalized(visual: Variable(tokens.visual), text: Variable(tokens.text))
         }
-        let both = concatenate([try scores { sides[$0].a }, try scores { sides[$0].b }], axis: 0)
-        let values = both.tensor.array
-        var cotangent = [Float](repeating: 0, count: values.count)
+        var cotangent: [Float]
         var total = 0.0
-        for (row, chosen) in chosen.enumerated() {
-            let other = row + values.count / 2
-            let term = loss(a: Double(values[row]), b: Double(values[other]), outcome: pairs[chosen.pair].outcome)
-            total += share * term.loss
-            cotangent[row] = Float(share * term.a)
-            cotangent[other] = Float(share * term.b)
+        let both: Variable
+        if chosen[0].pair >= pairs.count {
+            both = try scores { alone[$0 - pairs.count] }
+            cotangent = [Float](repeating: 0, count: chosen.count)
+            for (row, (chosen, value)) in zip(chosen, both.tensor.array).enumerated() {
+                let term = loss(score: Double(value), good: ratings[chosen.pair - pairs.count].good)
+                total += share * term.loss
+                cotangent[row] = Float(share * term.slope)
+            }
+        } else {
+            both = concatenate([try scores { sides[$0].a }, try scores { sides[$0].b }], axis: 0)
+            let values = both.tensor.array
+            cotangent = [Float](repeating: 0, count: values.count)
+            for (row, chosen) in chosen.enumerated() {
+                let other = row + values.count / 2
+                let term = loss(
+                    a: Double(values[row]), b: Double(values[other]), target: pairs[chosen.pair].target, margin: configuration.margin)
+                total += share * term.loss
+                cotangent[row] = Float(share * term.a)
+                cotangent[other] = Float(share * term.b)
+            }
         }
         both.backward(Tensor(cotangent, shape: both.shape))
         return (total, graph.parameters.map { $0.gradient ?? Tensor(zeros: $0.shape) })
