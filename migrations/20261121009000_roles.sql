@@ -46,7 +46,8 @@ declare
             "queue.depth", "queue.database_health", "queue.rates", "ops.percentile", "ops.merge"],
         "foretaste_trainer foretaste_operator": ["registry.set_alias"],
         "foretaste_ingest foretaste_trainer": ["preferences.freeze_snapshot"],
-        "foretaste_tuner foretaste_operator": ["preferences.label", "preferences.comparisons", "preferences.rated_latents"],
+        "foretaste_trainer foretaste_tuner foretaste_operator": [
+            "preferences.label", "preferences.comparisons", "preferences.rated_latents"],
         "foretaste_dashboard": ["preferences.comparisons"],
         "foretaste_ingest foretaste_trainer foretaste_scorer foretaste_tuner foretaste_operator": ["registry.resolve"],
         "foretaste_ingest foretaste_scorer": [
@@ -110,7 +111,7 @@ begin
             ('foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator', 'grant select on all tables in schema preferences to %I'),
             ('foretaste_ingest', 'grant insert, update on all tables in schema preferences to %I'),
             ('foretaste_ingest', 'grant usage on all sequences in schema preferences to %I'),
-            ('foretaste_ingest foretaste_trainer', 'grant execute on all functions in schema preferences to %I'),
+            ('foretaste_ingest', 'grant execute on all functions in schema preferences to %I'),
             ('foretaste_ingest foretaste_scorer foretaste_operator', 'grant usage on schema access to %I'),
             ('foretaste_operator', 'grant usage on schema queue to %I'),
             ('foretaste_operator', 'grant select (id, name, scopes, run, created_at, created_by, expires_at, revoked_at, last_used_at) on access.key to %I'),
