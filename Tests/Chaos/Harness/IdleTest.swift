@@ -45,7 +45,9 @@ public struct IdleTest: Sendable {
     }
 
     /// Watches processes; the database's statements are shared out among them.
-    static func watch(_ processes: [String: Int32], _ database: String, _ client: PostgresClient, _ seconds: Double) async throws -> [Report] {
+    static func watch(_ processes: [String: Int32], _ database: String, _ client: PostgresClient, _ seconds: Double) async throws
+        -> [Report]
+    {
         func statements() async throws -> Int {
             // A backend reports its counts when it has been idle for a second, or ends.
             try await client.query(
@@ -62,7 +64,9 @@ public struct IdleTest: Sendable {
 
     /// User and system time of a process, in clock ticks.
     static func cpuTicks(_ pid: Int32) -> Int {
-        guard let text = try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8), let end = text.lastIndex(of: ")") else { return 0 }
+        guard let text = try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8), let end = text.lastIndex(of: ")") else {
+            return 0
+        }
         let fields = text[text.index(after: end)...].split(separator: " ")
         return fields.count > 12 ? (Int(fields[11]) ?? 0) + (Int(fields[12]) ?? 0) : 0
     }

@@ -43,7 +43,8 @@ public struct RescueTest: Sendable {
         var dice = Dice(seed: seed)
         do {
             for (name, ttl) in [("chaos_short", 10), ("chaos_loop", 10), ("chaos_old", 10), ("chaos_long", 30)] {
-                try await client.query("update queue.queue set worker_ttl = $2 * interval '1 second' where name = $1", [.string(name), .int(ttl)])
+                try await client.query(
+                    "update queue.queue set worker_ttl = $2 * interval '1 second' where name = $1", [.string(name), .int(ttl)])
             }
             try await fleet.ensure(3)
             for _ in 0..<kills {

@@ -142,8 +142,10 @@ actor Scene {
                     select queue.schedule_add($1, 'chaos_short', '{"p":0}', cron => '* * * * *', missed => 'all', overlap => 'allow')
                     """, [key])
                 try await connection.query(
-                    "update queue.schedule set next_at = date_trunc('minute', clock_timestamp()) - interval '1 minute' where key = $1", [key])
-                try await connection.query("insert into chaos.planted select s.key, s.next_at from queue.schedule s where s.key = $1", [key])
+                    "update queue.schedule set next_at = date_trunc('minute', clock_timestamp()) - interval '1 minute' where key = $1",
+                    [key])
+                try await connection.query(
+                    "insert into chaos.planted select s.key, s.next_at from queue.schedule s where s.key = $1", [key])
             }
         case .pruneOrVacuum:
             startJanitor()

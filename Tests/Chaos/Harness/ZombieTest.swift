@@ -26,7 +26,8 @@ public struct ZombieTest: Sendable {
         public var accepted: Int { writes.values.reduce(0) { $0 + $1.accepted } }
         /// What is wrong, one line each.
         public var violations: [String] {
-            writes.filter { $0.value.accepted > 0 }.map { "\($0.value.accepted) of \($0.value.attempted) stale writes accepted: \($0.key)" }.sorted()
+            writes.filter { $0.value.accepted > 0 }.map { "\($0.value.accepted) of \($0.value.attempted) stale writes accepted: \($0.key)" }
+                .sorted()
                 + checks.filter { $0.violations > 0 }.map { "\($0.name): \($0.violations), first: \($0.example)" }
         }
     }

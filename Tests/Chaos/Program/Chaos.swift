@@ -6,11 +6,12 @@ import Foundation
 /// The exit status is 1 after any violation.
 @main
 enum Chaos {
-    static let parts = ["idle", "rescue", "zombies", "matrix"]
+    static let parts = ["idle", "rescue", "zombies", "training", "matrix"]
     static let usage = """
         usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects|completion]
             [--zombies N] [--kills N] [--seconds N]
-        parts: matrix, zombies, rescue, idle (all of them when none is named)
+            [--build FOLDER]: where the services are; beside this program unless given
+        parts: idle, rescue, zombies, training, matrix (all of them when none is named)
         faults: \(Fault.allCases.map(\.name).joined(separator: ", "))
         """
 
@@ -47,9 +48,14 @@ enum Chaos {
             switch part {
             case "zombies":
                 let zombies = options["zombies"].flatMap(Int.init) ?? 10_000
-                let report = try await ZombieTest(server: server, trials: zombies, isBroken: options["broken"] == "completion", say: say).run()
-                say("Zombie test: \(report.trials) leases frozen past their end in \(report.freezes) stopped processes, \(Int(report.seconds)) s")
-                say("  when their holder woke, \(report.claimedAgain) of the jobs had been taken by another worker, \(report.doneAgain) done")
+                let report = try await ZombieTest(server: server, trials: zombies, isBroken: options["broken"] == "completion", say: say)
+                    .run()
+                say(
+                    "Zombie test: \(report.trials) leases frozen past their end in \(report.freezes) stopped processes, \(Int(report.seconds)) s"
+                )
+                say(
+                    "  when their holder woke, \(report.claimedAgain) of the jobs had been taken by another worker, \(report.doneAgain) done"
+                )
                 for (name, counts) in report.writes.sorted(by: { $0.key < $1.key }) {
                     say("  \(name): \(counts.attempted) stale writes attempted, \(counts.accepted) accepted")
                 }
@@ -64,9 +70,25 @@ enum Chaos {
                     say("    VIOLATION: longer than 3 s")
                     isClean = false
                 }
+            case "training":
+                let here = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().path
+                let test = TrainingTest(
+                    build: options["build"] ?? here, kills: options["kills"].flatMap(Int.init) ?? 20, seed: seed, say: say)
+                let report = try await test.run()
+                say(
+                    "Training job killed \(report.kills.count) times in \(report.steps) steps, a checkpoint every \(report.interval), \(report.attempts) starts:"
+                )
+                say("  steps done again, a number a kill: \(report.redone.sorted())")
+                say("  undisturbed \(Int(report.seconds.calm)) s, killed \(Int(report.seconds.killed)) s")
+                say("  head.safetensors \(report.digests.calm) undisturbed, \(report.digests.killed) killed")
+                for violation in report.violations { say("    VIOLATION: \(violation)") }
+                isClean = isClean && report.violations.isEmpty
             case "idle":
                 let report = try await IdleTest(server: server, seconds: options["seconds"].flatMap(Double.init) ?? 30).run()
-                say(String(format: "Idle %@: %.2f %% CPU, %.2f statements a second over %.0f s", report.name, report.cpu, report.statements, report.seconds))
+                say(
+                    String(
+                        format: "Idle %@: %.2f %% CPU, %.2f statements a second over %.0f s", report.name, report.cpu, report.statements,
+                        report.seconds))
                 if report.cpu > 0.2 || report.statements > 2 {
                     say("    VIOLATION: more than 0.2 % CPU or 2 statements a second")
                     isClean = false
