@@ -122,6 +122,11 @@ extension JobWorker {
                 logger.warning("the lease ran out unrenewed; what runs is dropped", metadata: ["jobs": "\(runs.count)"])
                 for run in runs.values { run.loseLease() }
             }
+            if lease.standing(at: .now) == .over {
+                // Whatever has not been answered for a whole lease would be waited for in vain, perhaps for ever.
+                await control.hangUp(owingFor: lease.ttl / .seconds(1))
+                await client.hangUp(owingFor: lease.ttl / .seconds(1))
+            }
             try? await Task.sleep(for: .milliseconds(500))
         }
     }

@@ -14,6 +14,7 @@ final class ConnectionPool {
     private let applicationName: String
     private let logger: Logger
     private var idle: [PostgresConnection] = []
+    private var lent: [ObjectIdentifier: PostgresConnection] = [:]
     /// Connections that exist, are being made, or are lent.
     private var count = 0
     private var waiters: [(identifier: UInt64, continuation: CheckedContinuation<Result<Grant, any Error>, Never>)] = []
@@ -29,6 +30,12 @@ final class ConnectionPool {
 
     /// A connection that nobody else uses until it is given back.
     func acquire() async throws -> PostgresConnection {
+        let connection = try await obtain()
+        lent[ObjectIdentifier(connection)] = connection
+        return connection
+    }
+
+    private func obtain() async throws -> PostgresConnection {
         try Task.checkCancellation()
         guard !isClosed else { throw Self.closed }
         // Newest first: what was used last is least likely to have been hung up on.
@@ -59,6 +66,7 @@ final class ConnectionPool {
 
     /// Takes a connection back. One that is broken, or in a transaction still, is closed, and its place goes to whoever waits.
     func release(_ connection: PostgresConnection) {
+        lent[ObjectIdentifier(connection)] = nil
         guard connection.isReusable, !isClosed else {
             discard(connection)
             return
@@ -77,6 +85,14 @@ final class ConnectionPool {
         idle = []
         for waiter in waiters { waiter.continuation.resume(returning: .failure(Self.closed)) }
         waiters = []
+    }
+
+    /// Ends the sockets of connections that have owed an answer for longer than this.
+    func hangUp(owingFor seconds: Double) {
+        for connection in lent.values {
+            guard let since = connection.owingSince, PollLoop.now - since > UInt64(seconds * 1e9) else { continue }
+            connection.shutDown()
+        }
     }
 
     private func discard(_ connection: PostgresConnection) {

@@ -80,6 +80,12 @@ public final class PostgresClient: Sendable {
         try await withConnection { try await $0.copyIn(table, columns: columns, rows: rows) }
     }
 
+    /// Gives up on connections that have owed an answer for so many seconds: whoever waits for it gets a ``PostgresError`` of class `08`.
+    ///
+    /// For callers who know that no answer can be worth waiting for any more. A peer that went silent behind something that still
+    /// acknowledges packets (a proxy, a load balancer) is noticed by nothing else.
+    public func hangUp(owingFor seconds: Double) async { await pool.hangUp(owingFor: seconds) }
+
     /// Closes every connection and ends every ``listen(_:)``. Connections that are lent are closed when they come back.
     public func close() async {
         listeners.cancelAll()

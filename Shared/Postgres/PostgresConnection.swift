@@ -16,6 +16,8 @@ public final class PostgresConnection {
     private var isBusy = false
     private var turns: [CheckedContinuation<Void, Never>] = []
     private var exchangeNumber: UInt64 = 0
+    /// Since when the server owes an answer; nil while it owes none.
+    private(set) var owingSince: UInt64?
     private var pendingCancels = 0
     private var cancelWaiters: [CheckedContinuation<Void, Never>] = []
     private(set) var notifications: [(channel: String, payload: String)] = []
@@ -110,6 +112,8 @@ public final class PostgresConnection {
     func exchange(cancellable: Bool, _ send: (OpaquePointer) -> CInt) async throws -> [ResultStorage?] {
         try await inTurn(cancellable: cancellable) {
             guard let handle, isUsable else { throw PostgresError.connectionLost("") }
+            owingSince = PollLoop.now
+            defer { owingSince = nil }
             guard send(handle) == 1 else { throw currentError() }
             try await flush()
             return try await results()

@@ -48,6 +48,22 @@ import PostgresTesting
         }
     }
 
+    @Test func whoWaitsTooLongForAnAnswerIsToldThatNoneWillCome() async throws {
+        try await TestDatabase.with { database in
+            let client = PostgresClient(configuration: database.client.configuration, maximumConnections: 2)
+            let slow = Task { try await client.query("SELECT pg_sleep(60)") }
+            try await Task.sleep(for: .milliseconds(300))
+            let quick = Task { try await client.query("SELECT pg_sleep(1)") }
+            try await Task.sleep(for: .milliseconds(100))
+            await client.hangUp(owingFor: 0.25)
+            let error = await #expect(throws: PostgresError.self) { try await slow.value }
+            #expect(error?.isConnectionFailure == true, "\(String(describing: error))")
+            #expect(try await quick.value.count == 1, "its answer was not due yet")
+            #expect(try await client.query("SELECT 1 AS n")[0]["n"].int == 1)
+            await client.close()
+        }
+    }
+
     @Test func aConnectionWhoseBackendWasEndedWhileIdleIsReplacedUnseen() async throws {
         try await TestDatabase.with { database in
             let client = PostgresClient(configuration: database.client.configuration, maximumConnections: 1)

@@ -101,6 +101,20 @@ public struct Cell: Hashable, Sendable, CustomStringConvertible {
     /// Every cell that applies.
     public static let all: [Cell] = Fault.allCases.flatMap { fault in fault.points.map { Cell(fault, $0) } }
 
+    /// A few cells of each fault, and of each point at least one: the short form's.
+    public static func sample(_ faults: Set<Fault>, perFault: Int, seed: UInt64) -> [Cell] {
+        var dice = Dice(seed: seed)
+        var cells: [Cell] = []
+        for fault in Fault.allCases where faults.contains(fault) {
+            // Points that have not had their turn come first.
+            let points = fault.points.shuffled(using: &dice).sorted { a, b in
+                cells.count { $0.point == a } < cells.count { $0.point == b }
+            }
+            cells += points.prefix(perFault).map { Cell(fault, $0) }
+        }
+        return cells
+    }
+
     /// Row and column.
     public var description: String { "\(fault.rawValue) × \(point.title)" }
 }

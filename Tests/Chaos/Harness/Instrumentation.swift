@@ -35,7 +35,7 @@ enum Instrumentation {
         """
 
     static let points = """
-        create function chaos.hit(point int) returns void language plpgsql as $$
+        create function chaos.hit(point int) returns void language plpgsql security definer as $$
         declare
             injected chaos.inject;
         begin
@@ -53,14 +53,14 @@ enum Instrumentation {
         end
         $$;
 
-        create function chaos.begin(job bigint, token bigint, pid int) returns void language plpgsql as $$
+        create function chaos.begin(job bigint, token bigint, pid int) returns void language plpgsql security definer as $$
         begin
             perform chaos.hit(2);
             insert into chaos.started (job, token, pid) values (begin.job, begin.token, begin.pid);
         end
         $$;
 
-        create function chaos.on_job() returns trigger language plpgsql as $$
+        create function chaos.on_job() returns trigger language plpgsql security definer as $$
         declare
             held jsonb;
         begin
@@ -98,7 +98,7 @@ enum Instrumentation {
         $$;
         create trigger chaos after insert or update or delete on queue.job for each row execute function chaos.on_job();
 
-        create function chaos.on_end() returns trigger language plpgsql as $$
+        create function chaos.on_end() returns trigger language plpgsql security definer as $$
         begin
             insert into chaos.trace (job, what, kind, queue_id, new_token, worker, headers)
             values (new.id, tg_argv[0], new.kind, new.queue_id, new.token, new.worker_id,
@@ -109,7 +109,7 @@ enum Instrumentation {
         create trigger chaos after insert on queue.done for each row execute function chaos.on_end('done');
         create trigger chaos after insert on queue.dead for each row execute function chaos.on_end('dead');
 
-        create function chaos.on_point() returns trigger language plpgsql as $$
+        create function chaos.on_point() returns trigger language plpgsql security definer as $$
         begin
             perform chaos.hit(tg_argv[0]::int);
             return null;

@@ -127,7 +127,7 @@ enum Invariants {
         (
             "I9 nothing is claimed while its queue is paused",
             """
-            select (select count(*) from chaos.pause), count(*), min(t.job::text) from chaos.trace t join chaos.pause p on p.queue_id = t.queue_id
+            select (select count(*) from chaos.pause), count(*), min(t.job || ' claimed by a statement of ' || t.statement_at || ', paused ' || p.paused_at || ' to ' || coalesce(p.resumed_at::text, 'now')) from chaos.trace t join chaos.pause p on p.queue_id = t.queue_id
             where t.what = 'claim' and t.statement_at > p.paused_at and t.statement_at < coalesce(p.resumed_at, 'infinity')
             """
         ),

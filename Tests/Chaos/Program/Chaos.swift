@@ -6,12 +6,12 @@ import Foundation
 /// The exit status is 1 after any violation.
 @main
 enum Chaos {
-    static let parts = ["idle", "rescue", "zombies", "training", "matrix"]
+    static let parts = ["idle", "rescue", "silence", "zombies", "training", "matrix"]
     static let usage = """
         usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects|completion]
             [--zombies N] [--kills N] [--seconds N]
             [--build FOLDER]: where the services are; beside this program unless given
-        parts: idle, rescue, zombies, training, matrix (all of them when none is named)
+        parts: idle, rescue, silence, zombies, training, matrix (all of them when none is named)
         faults: \(Fault.allCases.map(\.name).joined(separator: ", "))
         """
 
@@ -83,6 +83,15 @@ enum Chaos {
                 say("  head.safetensors \(report.digests.calm) undisturbed, \(report.digests.killed) killed")
                 for violation in report.violations { say("    VIOLATION: \(violation)") }
                 isClean = isClean && report.violations.isEmpty
+            case "silence":
+                let seconds = try await SilenceTest(server: server).run()
+                say(
+                    "Connections silent for good, leases of 3 s: "
+                        + (seconds.map { String(format: "a job done again after %.1f s", $0) } ?? "no job within 60 s"))
+                if seconds ?? 60 > 15 {
+                    say("    VIOLATION: longer than 15 s")
+                    isClean = false
+                }
             case "idle":
                 let report = try await IdleTest(server: server, seconds: options["seconds"].flatMap(Double.init) ?? 30).run()
                 say(

@@ -2,46 +2,80 @@ import ChaosHarness
 import Testing
 
 /// The short form of `make chaos`. One after another: they share two cores, and PostgreSQL goes up and down.
-@Suite(.serialized) struct ChaosTests {
-    private func report(_ cells: [Cell], trials: Int, seed: UInt64, flags: [String] = []) async throws -> RoundReport {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct ChaosTests {
+    /// A server of its own, gone when the body ends.
+    private func withServer<Result: Sendable>(_ body: (ChaosServer) async throws -> Result) async throws -> Result {
         let server = try await ChaosServer()
         do {
-            let report = try await Round(server: server, cells: cells, trials: trials, seed: seed, extraFlags: flags).run()
+            let result = try await body(server)
             await server.stop()
-            return report
+            return result
         } catch {
             await server.stop()
             throw error
         }
     }
 
-    private func expectClean(_ report: RoundReport, trials: Int) {
-        #expect(report.violations.isEmpty, "\(report.violations.joined(separator: "\n"))")
-        let struck = report.trials.values.reduce(0, +)
-        #expect(struck * 4 >= trials * 3, "only \(struck) of \(trials) faults struck: \(report.missed)")
-        #expect(report.checks.first.map { $0.examined > 50 } ?? false, "\(report.figures)")
-    }
-
-    @Test func processesThatDieFreezeOrFailLoseNothingAndDoubleNothing() async throws {
-        let cells = Cell.all.filter { [.kill, .freeze, .terminate, .error].contains($0.fault) && $0.point != .fanIn }
-        expectClean(try await report(cells, trials: cells.count, seed: 1), trials: cells.count)
-    }
-
-    @Test func theNetworkTheServerAndTheClockMayFailAtAnyPoint() async throws {
-        let cells = Cell.all.filter {
-            [.network, .backend, .timeout, .exhaustion, .clock, .notify, .pinned].contains($0.fault) && $0.point != .fanIn
+    @Test func noFaultAtAnyPointLosesOrDoublesAJobOrAnEffect() async throws {
+        try await withServer { server in
+            // The server's own falls take the others' trials along, so they have a round of their own.
+            let rounds: [(Set<Fault>, Int)] = [
+                ([.kill, .freeze, .terminate, .error], 5), ([.network, .backend, .timeout, .exhaustion, .clock, .notify, .pinned], 3),
+                ([.restart], 6),
+            ]
+            for (number, (faults, perFault)) in rounds.enumerated() {
+                let cells = Cell.sample(faults, perFault: perFault, seed: UInt64(number))
+                let report = try await Round(server: server, cells: cells, trials: cells.count, seed: UInt64(number)).run()
+                #expect(report.violations.isEmpty, "\(report.violations.joined(separator: "\n"))")
+                let struck = report.trials.values.reduce(0, +)
+                #expect(struck * 4 >= (cells.count - report.impossible.count) * 3, "only \(struck) faults struck; missed: \(report.missed)")
+                #expect(
+                    report.checks.allSatisfy { $0.examined > 0 || $0.name.hasPrefix("I6") },
+                    "\(report.checks.map { ($0.name, $0.examined) })")
+            }
         }
-        expectClean(try await report(cells, trials: cells.count, seed: 2), trials: cells.count)
     }
 
-    @Test func theServerMayGoDownAtAnyPoint() async throws {
-        let cells = Cell.all.filter { $0.fault == .restart && $0.point != .fanIn }
-        expectClean(try await report(cells, trials: cells.count, seed: 3), trials: cells.count)
+    @Test func whatAFrozenWorkerWritesAfterItsLeaseIsRefusedAllOfIt() async throws {
+        try await withServer { server in
+            let report = try await ZombieTest(server: server, trials: 600, leases: 200).run()
+            #expect(report.violations.isEmpty, "\(report.violations.joined(separator: "\n"))")
+            #expect(report.trials >= 600 && report.claimedAgain * 10 >= report.trials * 6, "\(report)")
+            #expect(report.attempted == 8 * report.trials)
+        }
     }
 
-    @Test func effectsApartFromTheirCompletionAreCaught() async throws {
-        let cells = [Cell(.kill, .effectBeforeCommit), Cell(.kill, .commitReplyLost)]
-        let report = try await report(cells, trials: 6, seed: 4, flags: ["broken=effects"])
-        #expect(!report.violations.isEmpty, "a worker that is broken on purpose went unnoticed")
+    @Test func theJobsOfAKilledProcessRunElsewhereSoon() async throws {
+        try await withServer { server in
+            let report = try await RescueTest(server: server, kills: 2, seed: 1).run()
+            #expect(!report.short.isEmpty && !report.long.isEmpty)
+            // Three seconds are the aim, which `make chaos` holds it to; the rest is for a machine that does other things.
+            #expect(report.longest < 6, "\(report.lines.joined(separator: "\n"))")
+        }
+    }
+
+    @Test func aWorkerWhoseConnectionsFallSilentForGoodMakesNewOnes() async throws {
+        try await withServer { server in
+            // Leases of three seconds here: it gives up on its connections when the lease is over, and no sooner.
+            let seconds = try #require(try await SilenceTest(server: server).run(), "it waited for ever")
+            #expect(seconds < 20)
+        }
+    }
+
+    @Test func anIdleWorkerHardlyShows() async throws {
+        try await withServer { server in
+            let report = try await IdleTest(server: server, seconds: 8).run()
+            #expect(report.statements > 0.5 && report.statements < 6 && report.cpu < 2, "\(report)")
+        }
+    }
+
+    @Test func aQueueWithoutFencesIsCaught() async throws {
+        try await withServer { server in
+            let zombies = try await ZombieTest(server: server, trials: 100, leases: 60, isBroken: true).run()
+            #expect(zombies.accepted > 0 && zombies.violations.contains { $0.hasPrefix("I2") }, "\(zombies.violations)")
+            let cells = [Cell(.kill, .effectBeforeCommit), Cell(.kill, .commitReplyLost)]
+            let report = try await Round(server: server, cells: cells, trials: 4, seed: 4, extraFlags: ["broken=effects"]).run()
+            #expect(!report.violations.isEmpty, "a worker that is broken on purpose went unnoticed")
+        }
     }
 }
