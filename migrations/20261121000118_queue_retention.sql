@@ -26,8 +26,7 @@ begin
     execute format('alter table queue.done detach partition queue.%I', drop_partition.partition);
     perform set_config('lock_timeout', '0', true);
     -- What is kept for ever moves to the default partition, so that the number of partitions stays what the retention needs.
-    execute format('insert into queue.done select d.* from queue.%I d join queue.queue q on q.id = d.queue_id where q.retention is null',
-        drop_partition.partition);
+    execute format('insert into queue.done select * from queue.%I', drop_partition.partition);
     execute format('drop table queue.%I', drop_partition.partition);
     delete from queue.pruned p where p.partition = drop_partition.partition;
     return true;
@@ -37,21 +36,19 @@ end
 $$;
 comment on function queue.drop_partition is 'Drops a day of queue.done; what of it is kept for ever moves to the default partition. False if somebody was in the way. Not for operators.';
 
-create function queue.prune(up_to int default 20000) returns bigint language plpgsql set timezone = 'UTC' as $$
+create function queue.prune(up_to int default 50000) returns bigint language plpgsql set timezone = 'UTC' as $$
 #variable_conflict use_column
 declare
     part record;
     stale record;
     these bigint;
-    dropped bigint;
-    bodies bigint;
     gone bigint := 0;
 begin
     if not pg_try_advisory_xact_lock(hashtext('queue.prune')) then
         return 0;
     end if;
     perform queue.prune_records();
-    -- Rows, in bounded batches: of each queue whose retention ends while others' goes on, once the whole day is past it; of queues that
+    -- Rows, and what is in queue.body of them, in bounded batches: of each queue whose retention is over for the whole day; of queues that
     -- keep less than a day, as they go; and in the default partition.
     for part in select * from queue.partitions p order by p.ends nulls last loop
         for stale in
@@ -60,46 +57,39 @@ begin
                 and (part.ends is null or part.ends <= clock_timestamp() - q.retention
                     or (q.retention < interval '1 day' and part.starts < clock_timestamp() - q.retention))
                 and not exists (select from queue.pruned p where p.partition = part.partition and p.queue_id = q.id)
-                -- A day that every retention has passed is dropped below, unread.
-                and (part.ends is null
-                    or part.ends > clock_timestamp() - (select max(o.retention) from queue.queue o where o.retention is not null))
         loop
             exit when gone >= prune.up_to;
-            execute format('with old as (delete from queue.%1$I where ctid = any (array(select d.ctid from queue.%1$I d
-                where d.queue_id = $1 and d.finished_at < $2 limit $3)) returning id),
-                bodies as (delete from queue.body b using old where b.id = old.id)
-                select count(*) from old', part.partition)
-            using stale.id, stale.horizon, prune.up_to - gone into these;
+            execute format('with old as (
+                    delete from queue.%1$I where ctid = any (array(select d.ctid from queue.%1$I d
+                        where d.queue_id = $1 and d.finished_at < $2 limit $3)) returning id
+                ), bodies as (
+                    delete from queue.body b using old where b.id = old.id
+                ) select count(*) from old', part.partition)
+            into these using stale.id, stale.horizon, prune.up_to - gone;
             gone := gone + these;
             if part.ends <= stale.horizon and gone < prune.up_to then
                 insert into queue.pruned values (part.partition, stale.id) on conflict do nothing;
             end if;
         end loop;
     end loop;
-    -- Whole days, last, because of the lock.
+    -- Then the day itself, last, because of the lock: when nothing is left in it but what is kept for ever, and not so much of that that
+    -- moving it would keep others waiting.
     for part in
         select * from queue.partitions p
-        where p.ends <= clock_timestamp() - (select max(q.retention) from queue.queue q where q.retention is not null)
+        where p.ends <= clock_timestamp() - (select max(q.retention) from queue.queue q)
+            and not exists (select from queue.queue q where q.retention is not null
+                and not exists (select from queue.pruned d where d.partition = p.partition and d.queue_id = q.id))
         order by p.ends
     loop
-        execute format('select count(*) filter (where q.retention is null), count(*) filter (where q.retention is not null)
-            from queue.%I d join queue.queue q on q.id = d.queue_id', part.partition) into these, dropped;
-        -- Very many rows that stay for ever would be moved under the lock: such a day keeps its partition.
-        if these <= 10000 then
-            -- Bodies go one by one, as many as take a few seconds; a day with more of them waits for the next time.
-            execute format('delete from queue.body b where b.id = any (array(select d.id from queue.%I d join queue.queue q on q.id = d.queue_id
-                join queue.body b on b.id = d.id where q.retention is not null limit 500000))', part.partition);
-            get diagnostics bodies = row_count;
-            exit when bodies = 500000;
-            exit when not queue.drop_partition(part.partition);
-            gone := gone + dropped;
-        end if;
+        execute format('select count(*) from (select from queue.%I limit 10001) d', part.partition) into these;
+        continue when these > 10000;
+        exit when not queue.drop_partition(part.partition);
     end loop;
     perform queue.create_partitions();
     return gone;
 end
 $$;
-comment on function queue.prune is 'Deletes finished jobs past their queue''s retention, whole days at once where it can, and other records past theirs; makes partitions ahead. '
+comment on function queue.prune is 'Deletes finished jobs past their queue''s retention, drops the days that are over, deletes other records past theirs; makes partitions ahead. '
     'Workers call it every ten minutes. Returns how many jobs it deleted.';
 
 -- migrate:down

@@ -51,17 +51,16 @@ create function queue.depth() returns table (
     queue_id smallint, kind text, ready bigint, leased bigint, deferred bigint, waiting bigint, oldest_ready timestamptz,
     oldest_leased timestamptz
 ) language sql stable rows 10 set enable_seqscan = off as $$
-    -- Each part by its own partial index; the table, with its dead rows, is never read from end to end.
-    select l.queue_id, l.kind, sum(l.ready)::bigint, sum(l.leased)::bigint, sum(l.deferred)::bigint, sum(l.waiting)::bigint,
-        min(l.oldest_ready), min(l.oldest_leased)
+    -- The line and what is not in it, each by its partial index; the table, with its dead rows, is never read from end to end.
+    select l.queue_id, l.kind, coalesce(sum(l.n) filter (where l.state = 0), 0)::bigint, coalesce(sum(l.n) filter (where l.state = 1), 0)::bigint,
+        coalesce(sum(l.n) filter (where l.state = 2), 0)::bigint, coalesce(sum(l.n) filter (where l.state = 3), 0)::bigint,
+        min(l.since) filter (where l.state = 0), min(l.since) filter (where l.state = 1)
     from (
-        select j.queue_id, j.kind, count(*) filter (where j.state = 0) as ready, count(*) filter (where j.state = 1) as leased,
-            0 as deferred, 0 as waiting, min(greatest(j.run_at, j.created_at)) filter (where j.state = 0) as oldest_ready,
-            min(j.claimed_at) filter (where j.state = 1) as oldest_leased
-        from queue.job j where j.seq is not null group by j.queue_id, j.kind
+        select j.state, j.queue_id, j.kind, count(*) as n,
+            min(case j.state when 0 then greatest(j.run_at, j.created_at) else j.claimed_at end) as since
+        from queue.job j where j.seq is not null group by j.state, j.queue_id, j.kind
         union all
-        select j.queue_id, j.kind, 0, 0, count(*) filter (where j.state = 2), count(*) filter (where j.state = 3), null, null
-        from queue.job j where j.seq is null group by j.queue_id, j.kind
+        select j.state, j.queue_id, j.kind, count(*), null from queue.job j where j.seq is null group by j.state, j.queue_id, j.kind
     ) l group by l.queue_id, l.kind
 $$;
 comment on function queue.depth is 'Live jobs by queue, kind and state. Not for operators: see ops.queue_depth and ops.queue_now.';
@@ -100,6 +99,18 @@ left join (
 comment on view ops.queue_now is 'A row a queue: depth by state, age of the oldest ready and the oldest running job, and how much of the workers'' capacity is used. Alert when oldest_ready_s stays above what the queue promises.';
 comment on column ops.queue_now.capacity is 'How many jobs the live workers can run at a time, as they said within the last half minute.';
 
+create function queue.leased() returns setof bigint language sql stable rows 100 set enable_seqscan = off as $$
+    -- No index names the leased jobs, so that a claim touches none. They are at the head of their line, or have a row of their own.
+    select r.job_id from queue.run r
+    union
+    select i.id from queue.queue q cross join generate_series(0, 3) band
+    cross join lateral (
+        select j.id, j.state from queue.job j where j.queue_id = q.id and j.band = band and j.seq is not null order by j.seq limit 1000
+    ) i
+    where i.state = 1
+$$;
+comment on function queue.leased is 'Ids of jobs that run (and of a few that just ended): all of long queues, and of short ones those among the first thousand of their line. Not for operators.';
+
 create view ops.running as
 select
     j.id as job_id, q.name as queue, j.kind, w.service || '@' || w.host || ':' || w.pid as worker, w.host,
@@ -112,12 +123,13 @@ select
     j.attempt::int as attempt, c.n as checkpoint_step,
     extract(epoch from clock_timestamp() - c.created_at)::double precision as checkpoint_age_s,
     r.cancel_requested_at is not null as cancel_requested
-from queue.job j
+from queue.leased() l (id)
+join queue.job j on j.id = l.id
 join queue.queue q on q.id = j.queue_id
 left join queue.worker w on w.id = j.worker_id
 left join queue.run r on r.job_id = j.id
 left join lateral (select k.n, k.created_at from queue.checkpoint k where k.job_id = j.id order by k.created_at desc limit 1) c on true
-where j.seq is not null and j.state = 1;
+where j.state = 1;
 comment on view ops.running is 'Jobs that run now: for how long, how far, until when their lease holds, and what would be lost if they died.';
 
 create view ops.workers as
@@ -129,8 +141,11 @@ select
     w.ended_at is null and exists (select from pg_stat_get_activity(w.backend_pid)) as backend_alive,
     (select sum(l.capacity) from jsonb_to_recordset(r.lanes) l (capacity int)) as capacity,
     coalesce(r.draining, false) as draining, r.cpu_percent, round(r.rss_bytes / 1048576.0, 1) as rss_mb, r.lanes
-from queue.worker w left join queue.worker_report r on r.worker_id = w.id
-left join (select j.worker_id, count(*) as jobs from queue.job j where j.seq is not null and j.state = 1 group by j.worker_id) held on held.worker_id = w.id;
+from queue.worker w
+left join queue.worker_report r on r.worker_id = w.id
+left join (
+    select j.worker_id, count(*) as jobs from queue.leased() l (id) join queue.job j on j.id = l.id where j.state = 1 group by j.worker_id
+) held on held.worker_id = w.id;
 comment on view ops.workers is 'The processes that take jobs, and those that did. Alert when a service has none alive (ended_at is null).';
 comment on column ops.workers.backend_alive is 'Whether the session of its control connection exists; without it the worker is held to be lost within two seconds.';
 
@@ -177,5 +192,5 @@ comment on view ops.audit is 'What operators did, by whom and when. It cannot be
 
 -- migrate:down
 
-drop function queue.depth cascade;
+drop function queue.depth, queue.leased cascade;
 drop schema ops cascade;

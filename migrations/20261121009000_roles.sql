@@ -43,7 +43,7 @@ declare
             "preferences.erase_rater", "preferences.define_dimension", "preferences.freeze_snapshot",
             "access.create_key", "access.revoke_key", "access.renew_key", "access.record"],
         "foretaste_dashboard foretaste_operator": [
-            "queue.depth", "queue.database_health", "queue.rates", "ops.percentile", "ops.merge"],
+            "queue.depth", "queue.leased", "queue.database_health", "queue.rates", "ops.percentile", "ops.merge"],
         "foretaste_trainer foretaste_operator": ["registry.set_alias"],
         "foretaste_ingest foretaste_trainer": ["preferences.freeze_snapshot"],
         "foretaste_trainer foretaste_tuner foretaste_operator": [

@@ -21,7 +21,7 @@ enum GeneratorTunerService {
             handlers: [
                 JobHandler(kind: "tune_generator") { try await TuneGeneratorJob(inputs: inputs, context: $0).run() },
                 JobHandler(kind: "generate") { try await GenerateJob(inputs: inputs, context: $0).run() },
-            ], logger: logger)
+            ], version: BuildInformation.version, logger: logger)
 
         var application = ServiceApplication(configuration: configuration, logger: logger)
         application.addReadinessCheck("database") {

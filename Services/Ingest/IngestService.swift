@@ -23,7 +23,7 @@ enum IngestService {
             logger: logger)
         let job = VerificationJob(
             store: store, verifier: verifier, fetchLog: ArtifactFetchLog(client: client), configuration: configuration, logger: logger)
-        let worker = JobWorker(client: client, service: name, handlers: [job.handler], logger: logger)
+        let worker = JobWorker(client: client, service: name, handlers: [job.handler], version: BuildInformation.version, logger: logger)
 
         var application = ServiceApplication(configuration: service, logger: logger)
         application.addReadinessCheck("database") {

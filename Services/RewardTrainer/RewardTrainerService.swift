@@ -25,7 +25,7 @@ enum RewardTrainerService {
                 JobHandler(kind: "evaluate_reward") { context in
                     try await inputs.recording { try await EvaluateRewardJob(inputs: inputs, context: context).run() }
                 },
-            ], logger: logger)
+            ], version: BuildInformation.version, logger: logger)
 
         var application = ServiceApplication(configuration: configuration, logger: logger)
         application.addReadinessCheck("database") {

@@ -1,5 +1,6 @@
 import Foundation
 import JobQueue
+import Migrations
 import Postgres
 import PostgresTesting
 import Synchronization
@@ -167,7 +168,8 @@ extension JobQueueDatabaseTests {
                             "insert into registry.alias (name, alias, version, reason) values ('m', 'champion', 1, '')",
                             "select registry.set_alias('m', 'champion', 1, '')", "delete from preferences.pair",
                             "truncate preferences.pair",
-                            "select args from queue.body", "select * from queue.dead", "select * from ops.jobs",
+                            "select kind from queue.job", "select args from queue.body", "select * from queue.dead",
+                            "select * from ops.jobs",
                         ], client)
                 }
             }
@@ -210,6 +212,48 @@ extension JobQueueDatabaseTests {
                         ], client)
                 }
             }
+        }
+
+        /// A database's owner who may not create roles, on a server that has ours already and on one that has none.
+        @Test func whoMayNotCreateRolesMigratesAllTheSame() async throws {
+            try await withQueue { _, database in try await migrateAsOwner(database.client, database.url) }
+            let folder = "/tmp/foretaste-roles-\(getpid())"
+            let server = EmbeddedPostgres(dataDirectory: folder, durability: .testing, logger: quiet)
+            defer { EmbeddedPostgres.destroy(dataDirectory: folder) }
+            let url = try await server.start()
+            let administrator = PostgresClient(configuration: PostgresConfiguration(url: url), maximumConnections: 1, logger: quiet)
+            try await migrateAsOwner(administrator, url)
+            #expect(try await administrator.integer("select count(*) from pg_roles where rolname like 'foretaste\\_%'") == 0)
+            await administrator.close()
+            await server.stop()
+        }
+
+        private func migrateAsOwner(_ administrator: PostgresClient, _ url: String) async throws {
+            let name = "owner_\(getpid())_\(logins.wrappingAdd(1, ordering: .relaxed).newValue)"
+            try await administrator.query("create role \(name) login")
+            try await administrator.query("create database \(name) owner \(name)")
+            let mine = url.replacing(/\/\/\/[^?]+/, with: "///\(name)").replacing(
+                "user=\(EmbeddedPostgres.databaseName)", with: "user=\(name)")
+            let client = PostgresClient(configuration: PostgresConfiguration(url: mine), maximumConnections: 4, logger: quiet)
+            #expect(try await BundledMigrations.migrate(client).count == BundledMigrations.all().count)
+            let queue = JobQueue(client: client)
+            try await queue.define("quick", isLong: false)
+            let worker = Task {
+                try await JobWorker(
+                    client: client, service: "test", handlers: [JobHandler(kind: "quick") { _ in JobResult() }], logger: quiet
+                ).run()
+            }
+            #expect(try await queue.finished(try await queue.enqueue(kind: "quick")).state == .succeeded)
+            worker.cancel()
+            try await worker.value
+            for view in ["queue_now", "workers", "health", "audit"] { try await client.query("select * from ops.\(view)") }
+            let owner = try await client.query(
+                "select distinct r.rolname::text as name from pg_class c join pg_roles r on r.oid = c.relowner where c.relnamespace = 'queue'::regnamespace"
+            )
+            #expect(try owner.map { try $0["name"].string } == [name])
+            await client.close()
+            try await administrator.query("drop database \(name)")
+            try await administrator.query("drop role \(name)")
         }
 
         @Test func everyFunctionThatRunsWithItsOwnersRightsPinsItsSearchPath() async throws {
