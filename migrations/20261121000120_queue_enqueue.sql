@@ -46,6 +46,7 @@ begin
         insert into queue.body (id, args, headers) select fresh.id, coalesce(enqueue.args, '{}'), enqueue.headers from fresh
         returning id into job;
         if found then
+            insert into queue.tally (queue_id, kind, what, n) values (target.id, enqueue.kind, 'enqueued', 1);
             if not later then
                 perform queue.ring(target.class);
             end if;
@@ -67,6 +68,7 @@ returns setof bigint language plpgsql as $$
 #variable_conflict use_column
 declare
     target queue.queue := queue.find(coalesce(enqueue_many.queue, enqueue_many.kind));
+    added int;
 begin
     return query
         with given as (
@@ -82,6 +84,10 @@ begin
             insert into queue.body (id, args) select given.id, given.args from given join fresh on fresh.id = given.id
         )
         select fresh.id from fresh;
+    get diagnostics added = row_count;
+    if added > 0 then
+        insert into queue.tally (queue_id, kind, what, n) values (target.id, enqueue_many.kind, 'enqueued', added);
+    end if;
     perform queue.ring(target.class);
 end
 $$;

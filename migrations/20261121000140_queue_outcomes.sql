@@ -57,6 +57,11 @@ begin
         victim.band, 0, victim.attempt, victim.failures, victim.rescues, victim.waits_on,
         victim.parent, victim.kind, victim.slot, victim.dedupe_key, victim.last_error, bury.reason);
     delete from queue.run r where r.job_id = victim.id;
+    if bury.reason = 'cancelled' then
+        perform queue.note(victim.queue_id, victim.kind, 'cancelled');
+    else
+        perform queue.note(victim.queue_id, victim.kind, 'failed', 1, victim.id, victim.last_error ->> 'message');
+    end if;
     perform pg_notify('queue_progress', '');
 end
 $$;
@@ -97,6 +102,7 @@ begin
         run_at = clock_timestamp() + delay * interval '1 second'
     where j.id = job.id;
     delete from queue.run r where r.job_id = job.id;
+    perform queue.note(job.queue_id, job.kind, 'retried', 1, job.id, job.last_error ->> 'message');
     return 'retry';
 end
 $$;

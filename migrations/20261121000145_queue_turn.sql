@@ -6,7 +6,8 @@ create function queue.turn(
     worker bigint, queue text, kind text, up_to int, low bigint[] default '{0,0,0,0}', ids bigint[] default '{}',
     tokens bigint[] default '{}', results jsonb[] default '{}', first_band int default 0
 ) returns table (
-    id bigint, token bigint, fenced boolean, attempt int, failures smallint, rescues smallint, band smallint, seq bigint, args jsonb, headers jsonb
+    id bigint, token bigint, fenced boolean, attempt int, failures smallint, rescues smallint, band smallint, seq bigint, args jsonb, headers jsonb,
+    waited double precision
 ) language plpgsql set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
@@ -17,7 +18,8 @@ begin
         finished := queue.finish(turn.ids, turn.tokens, turn.results);
         if cardinality(finished) < cardinality(turn.ids) then
             return query
-                select said.id, said.token, true, null::int, null::smallint, null::smallint, null::smallint, null::bigint, null::jsonb, null::jsonb
+                select said.id, said.token, true, null::int, null::smallint, null::smallint, null::smallint, null::bigint, null::jsonb, null::jsonb,
+                    null::double precision
                 from unnest(turn.ids, turn.tokens) said (id, token)
                 where not exists (select from queue.done d where d.id = said.id and d.token = said.token);
         end if;
@@ -53,7 +55,9 @@ begin
                     order by i.seq limit turn.up_to for update skip locked
                 ) ready
                 limit turn.up_to))
-            returning j.id, j.token, j.attempt, j.failures, j.rescues, j.band, j.seq
+            returning j.id, j.token, j.attempt, j.failures, j.rescues, j.band, j.seq,
+                -- Since when it was ready is known of the first attempt, and of one that was put off until a time.
+                case when j.attempt = 1 or j.run_at is not null then j.claimed_at - coalesce(j.run_at, j.created_at) end as waited
         ), run as (
             insert into queue.run as r (job_id, token, worker_id, lease_until)
             select got.id, got.token, turn.worker, clock_timestamp() + source.worker_ttl from got where source.class = 'long'
@@ -61,7 +65,8 @@ begin
                 lease_until = excluded.lease_until, progress = 0, message = '', first_progress = null, first_progress_at = null,
                 cancel_requested_at = null, cancel_reason = null, updated_at = clock_timestamp()
         )
-        select got.id, got.token, false, got.attempt, got.failures, got.rescues, got.band, got.seq, b.args, b.headers
+        select got.id, got.token, false, got.attempt, got.failures, got.rescues, got.band, got.seq, b.args, b.headers,
+            date_part('epoch', got.waited)
         from got join queue.body b on b.id = got.id order by got.band, got.seq;
 end
 $$;

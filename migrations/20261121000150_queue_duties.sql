@@ -25,6 +25,7 @@ begin
         delete from queue.run r where r.job_id = job.id;
         perform queue.ring(settings.class);
     end if;
+    perform queue.note(job.queue_id, job.kind, 'rescued');
 end
 $$;
 comment on function queue.rescue_job is 'Takes one job, which the caller has locked, from a worker that is lost. Not for operators.';

@@ -16,12 +16,14 @@ final class JobRun: Sendable {
 
     let key: Key
     let settings: QueueSettings
+    let startedAt: ContinuousClock.Instant
     private let inside: Mutex<Inside>
 
-    init(key: Key, settings: QueueSettings) {
+    init(key: Key, settings: QueueSettings, startedAt: ContinuousClock.Instant = .now) {
         self.key = key
         self.settings = settings
-        inside = Mutex(Inside(note: ProgressNote(startedAt: .now)))
+        self.startedAt = startedAt
+        inside = Mutex(Inside(note: ProgressNote(startedAt: startedAt)))
     }
 
     func start(_ task: Task<Void, Never>) {
@@ -84,4 +86,6 @@ struct ClaimedJob: Sendable {
     let band: Int
     /// Its place in the line when it was claimed.
     let place: Int64
+    /// For how many seconds it had been ready; nil where that is not known.
+    var waited: Double?
 }

@@ -38,6 +38,7 @@ extension JobWorker {
                 try await beat(connection)
             }
             let due = try await sweep(connection)
+            try await flushMetrics(over: connection)
             if ContinuousClock.now - prunedAt >= Self.pruneInterval {
                 prunedAt = .now
                 // Over the pool: it may take a while, and nothing must delay the next beat.
@@ -51,6 +52,7 @@ extension JobWorker {
             }
             controlIsAsked = await controlBell.wait(upTo: min(max(due ?? .infinity, 0.02), Self.sweepInterval))
         }
+        try await flushMetrics(over: connection, atTheEnd: true)
         if let workerID { try await connection.query(Statements.stopWorker, [.int(workerID)]) }
     }
 

@@ -67,11 +67,16 @@ extension JobWorker {
             // Full to the brim: there may be more where that came from.
             if turn.claiming > 0, answer.jobs.count == turn.claiming { lane.mayHaveMore = true }
             for job in answer.jobs {
+                if let waited = job.waited { lane.metrics.began(afterWaiting: waited) }
                 lane.line.passed(job.place, band: job.band)
                 start(job, in: lane)
             }
-            for item in turn.acknowledgements { forget(item.key) }
-            for key in answer.fenced { logFenced(key, kind: lane.handler.kind) }
+            let fenced = Set(answer.fenced)
+            for item in turn.acknowledgements {
+                forget(item.key)
+                if fenced.isEmpty || !fenced.contains(item.key) { lane.metrics.succeeded(afterRunning: item.ran) }
+            }
+            for key in answer.fenced { noteFenced(key, in: lane) }
         } catch {
             lane.turnEnded(claiming: turn.claiming, brought: 0)
             // It may have been committed all the same: what it claimed a later beat looks for.
@@ -98,8 +103,12 @@ extension JobWorker {
             return
         }
         for item in acknowledgements {
-            await handIn(item.key, kind: lane.handler.kind) {
-                try await self.complete(item.key, JobResult(json: item.result))
+            await handIn(item.key, in: lane) {
+                if try await self.complete(item.key, JobResult(json: item.result)) {
+                    lane.metrics.succeeded(afterRunning: item.ran)
+                } else {
+                    lane.metrics.ended(afterRunning: item.ran)
+                }
             }
             forget(item.key)
         }
@@ -149,7 +158,8 @@ struct Turn: Sendable {
                 answer.jobs.append(
                     ClaimedJob(
                         id: id, token: token, attempt: try row[3].int, failures: try row[4].int, rescues: try row[5].int,
-                        arguments: try row[8].string, band: try row[6].int, place: try row[7].int64))
+                        arguments: try row[8].string, band: try row[6].int, place: try row[7].int64,
+                        waited: try row[9].optionalDouble))
             }
         }
         return answer

@@ -25,6 +25,7 @@ public final class JobWorker {
 
     let client: PostgresClient
     let service: String
+    let version: String?
     let logger: Logger
     let control: PostgresClient
     let outcomes: Outcomes
@@ -40,7 +41,9 @@ public final class JobWorker {
     /// When the answer to a turn was lost: jobs may be leased to this worker that it knows nothing of.
     var missedAnswerAt: ContinuousClock.Instant?
     var lookedForStrays = ContinuousClock.now
-    private var lanes: [Lane] = []
+    private(set) var lanes: [Lane] = []
+    var flushedAt: ContinuousClock.Instant?
+    var usage = ProcessUsage()
     private let drainBell = Bell()
     private let idleBell = Bell()
 
@@ -50,13 +53,15 @@ public final class JobWorker {
     ///   - client: for claims, effects and completions.
     ///   - service: what dashboards call this process.
     ///   - handlers: what it does, one per kind.
+    ///   - version: of the program, for dashboards.
     ///   - logger: for leases won and lost, failures and rescues.
     public nonisolated init(
-        client: PostgresClient, service: String, handlers: [JobHandler], logger: Logger = Logger(label: "jobs")
+        client: PostgresClient, service: String, handlers: [JobHandler], version: String? = nil, logger: Logger = Logger(label: "jobs")
     ) {
         precondition(!handlers.isEmpty, "a worker without handlers would take nothing")
         self.client = client
         self.service = service
+        self.version = version
         self.handlers = handlers
         self.logger = logger
         control = PostgresClient(
@@ -174,7 +179,9 @@ public final class JobWorker {
             }
             let disposition = run.finish((try? outcome.get()) == nil ? .threw : .returned)
             if disposition == .complete, case .success(let result) = outcome, result.mayTravelInCompany {
-                if ended.append(Acknowledgement(key: key, result: result.json, since: .now)) { await lane.bell.ring() }
+                if ended.append(Acknowledgement(key: key, result: result.json, began: run.startedAt, since: .now)) {
+                    await lane.bell.ring()
+                }
             } else {
                 // In a task of its own: this one may be cancelled.
                 Task { @PostgresActor in await self.handIn(run, outcome, disposition, lane) }
@@ -195,10 +202,11 @@ public final class JobWorker {
         _ run: JobRun, _ outcome: Result<JobResult, any Error>, _ disposition: RunState.Disposition, _ lane: Lane
     ) async {
         let key = run.key
-        await handIn(key, kind: lane.handler.kind) { [outcomes, logger] in
+        let ran = (ContinuousClock.now - run.startedAt) / .seconds(1)
+        await handIn(key, in: lane) { [outcomes, logger] in
             switch (disposition, outcome) {
             case (.complete, .success(let result)):
-                try await self.complete(key, result)
+                if try await self.complete(key, result) { return lane.metrics.succeeded(afterRunning: ran) }
             case (.fail, .failure(JobError.fenced)), (.drop, _):
                 throw JobError.fenced(key.id)
             case (.fail, .failure(let error)):
@@ -212,6 +220,7 @@ public final class JobWorker {
             case (.complete, .failure), (.fail, .success):
                 logger.critical("a run ended in a way that cannot be", metadata: ["job": "\(key.id)", "outcome": "\(outcome)"])
             }
+            lane.metrics.ended(afterRunning: ran)
         }
         forget(key)
         lane.ended.left()
@@ -219,34 +228,37 @@ public final class JobWorker {
         lane.bell.ring()
     }
 
-    /// Completes a job by itself; one that cannot be completed has failed.
-    func complete(_ key: JobRun.Key, _ result: JobResult) async throws {
+    /// Completes a job by itself; one that cannot be completed has failed, and the answer is false.
+    func complete(_ key: JobRun.Key, _ result: JobResult) async throws -> Bool {
         do {
             try await outcomes.complete(key, result)
+            return true
         } catch JobError.fenced {
             throw JobError.fenced(key.id)
         } catch {
             try await fail(key, error)
+            return false
         }
     }
 
-    func handIn(_ key: JobRun.Key, kind: String, _ body: () async throws -> Void) async {
+    func handIn(_ key: JobRun.Key, in lane: Lane, _ body: () async throws -> Void) async {
         do {
             try await body()
         } catch JobError.fenced {
-            logFenced(key, kind: kind)
+            noteFenced(key, in: lane)
         } catch {
             missedAnswerAt = .now
             logger.error(
                 "a job's outcome could not be recorded; its lease will run out",
-                metadata: ["job": "\(key.id)", "kind": "\(kind)", "error": "\(error)"])
+                metadata: ["job": "\(key.id)", "kind": "\(lane.handler.kind)", "error": "\(error)"])
         }
     }
 
-    func logFenced(_ key: JobRun.Key, kind: String) {
+    func noteFenced(_ key: JobRun.Key, in lane: Lane) {
+        lane.metrics.wasFenced()
         logger.warning(
             "the job is somebody else's by now; what this run came to is dropped",
-            metadata: ["job": "\(key.id)", "kind": "\(kind)", "token": "\(key.token)"])
+            metadata: ["job": "\(key.id)", "kind": "\(lane.handler.kind)", "token": "\(key.token)"])
     }
 
     private func fail(_ key: JobRun.Key, _ error: any Error) async throws {

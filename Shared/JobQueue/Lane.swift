@@ -28,6 +28,8 @@ final class Lane {
     var restsUntil = ContinuousClock.now
     var lastTurn = ContinuousClock.now
     var line: LinePosition
+    /// What was counted since the last flush.
+    var metrics = WorkerMetrics()
     let bell = Bell()
 
     init(handler: JobHandler, settings: QueueSettings) {
@@ -70,7 +72,11 @@ final class Lane {
 struct Acknowledgement: Sendable {
     let key: JobRun.Key
     let result: String?
+    let began: ContinuousClock.Instant
     let since: ContinuousClock.Instant
+
+    /// For how long the job ran, in seconds.
+    var ran: Double { (since - began) / .seconds(1) }
 }
 
 /// Where handlers put what they return. The lane is woken for the first, for a batch's worth, and for the last, not for each.

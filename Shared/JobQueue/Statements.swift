@@ -47,7 +47,7 @@ enum Statements {
     static let prune = "select queue.prune()"
     static let stopWorker = "select queue.stop_worker($1)"
     static let turn = """
-        select id, token, fenced, attempt, failures, rescues, band, seq, args
+        select id, token, fenced, attempt, failures, rescues, band, seq, args, waited
         from queue.turn($1, $2, $3, $4, $5::bigint[], $6::bigint[], $7::bigint[], $8::jsonb[], $9)
         """
     static let claim = "select id, token, attempt, failures, rescues, args from queue.claim($1, $2, $3, $4)"

@@ -32,12 +32,14 @@ extension JobQueueDatabaseTests {
                     from queue.queue q, generate_series(1, 200000) where q.name = 'slow';
                     analyze queue.job; analyze queue.done;
                     """)
-                let today = try await client.query("select c.relname::text as name from pg_class c where c.oid = (select tableoid from queue.done limit 1)")
+                let today = try await client.query(
+                    "select c.relname::text as name from pg_class c where c.oid = (select tableoid from queue.done limit 1)")
                 let large: Set<String> = ["job", try today[0]["name"].string]
                 try await client.withConnection { connection in
                     var statements = try GrafanaFiles.statements().map { ($0.place, $0.expanded) }
                     let views = try await connection.query(
-                        "select c.relname::text as name from pg_class c where c.relnamespace = 'ops'::regnamespace and c.relkind = 'v' and c.relname <> 'jobs'")
+                        "select c.relname::text as name from pg_class c where c.relnamespace = 'ops'::regnamespace and c.relkind = 'v' and c.relname <> 'jobs'"
+                    )
                     statements += try views.map { ("ops.\(try $0["name"].string)", "select * from ops.\(try $0["name"].string)") }
                     statements.append(("newest jobs", "select * from ops.jobs order by id desc limit 20"))
                     statements.append(("one job", "select * from ops.jobs where id = 4711"))
@@ -46,7 +48,8 @@ extension JobQueueDatabaseTests {
                         #expect(large.isDisjoint(with: found), "\(place) reads \(found) from end to end")
                     }
                     // What the views call is a function: its body, with the function's own settings.
-                    let body = try await connection.query("select prosrc, proconfig::text as settings from pg_proc where oid = 'queue.depth'::regproc")
+                    let body = try await connection.query(
+                        "select prosrc, proconfig::text as settings from pg_proc where oid = 'queue.depth'::regproc")
                     #expect(try body[0]["settings"].string.contains("enable_seqscan=off"))
                     try await connection.query("set enable_seqscan = off")
                     #expect(large.isDisjoint(with: try await scans(try body[0]["prosrc"].string, connection)))

@@ -71,7 +71,8 @@ extension JobQueueDatabaseTests {
                     }
                 }
                 try await database.client.query("select queue.fold_tallies()")
-                let rows = try await database.client.query("select kind, sum(enqueued)::int as n from ops.throughput_1m group by 1 order by 1")
+                let rows = try await database.client.query(
+                    "select kind, sum(enqueued)::int as n from ops.throughput_1m group by 1 order by 1")
                 #expect(try rows.map { try [$0["kind"].string: try $0["n"].int] } == [["quick": 1], ["slow": 2]])
                 #expect(try await database.client.integer("select count(*) from queue.tally") == 0)
             }
@@ -81,7 +82,8 @@ extension JobQueueDatabaseTests {
         @Test func aSmallLifeOfJobsShowsInEveryView() async throws {
             try await withQueue { queue, database in
                 let client = database.client
-                try await client.query("select queue.define('quick', 'short', max_attempts => 3, backoff_base => '0.1 s', backoff_cap => '0.1 s')")
+                try await client.query(
+                    "select queue.define('quick', 'short', max_attempts => 3, backoff_base => '0.1 s', backoff_cap => '0.1 s')")
                 let gate = Mutex(false)
                 let quick = JobHandler(kind: "quick", concurrency: 4) { job in
                     if job.arguments.contains("twice"), job.attempt < 3 { throw Broken(description: "frame \(job.attempt * 17) is torn") }
@@ -118,7 +120,9 @@ extension JobQueueDatabaseTests {
                     for id in ids + [twice, lost] { #expect(try await queue.finished(id).state == .succeeded) }
                     #expect(try await queue.finished(never).state == .dead)
                     try await eventually("the long job has a checkpoint") {
-                        try await client.integer("select count(*) from ops.running where job_id = $1 and progress = 0.25 and checkpoint_step = 7", [.int(long)]) == 1
+                        try await client.integer(
+                            "select count(*) from ops.running where job_id = $1 and progress = 0.25 and checkpoint_step = 7", [.int(long)])
+                            == 1
                     }
                     let running = try #require(try await client.query("select * from ops.running where job_id = $1", [.int(long)]).first)
                     #expect(try running["message"].string == "a quarter" && running["queue"].string == "slow")
@@ -131,7 +135,9 @@ extension JobQueueDatabaseTests {
                     let worker = try #require(try await queue.workers().first)
                     #expect(worker.service == "test" && worker.capacity == 5 && worker.inFlight >= 1 && (worker.residentMegabytes ?? 0) > 1)
                     #expect(try await client.query("select 1 from ops.workers where backend_alive").count == 1)
-                    #expect(try await client.query("select 1 from ops.checkpoints where job_id = $1 and kind = 'slow' and n = 7", [.int(long)]).count == 1)
+                    #expect(
+                        try await client.query("select 1 from ops.checkpoints where job_id = $1 and kind = 'slow' and n = 7", [.int(long)])
+                            .count == 1)
                     gate.withLock { $0 = true }
                     #expect(try await queue.finished(long).state == .succeeded)
                 }
@@ -166,7 +172,8 @@ extension JobQueueDatabaseTests {
             }
             // Twenty-two ran for 20 ms and more each.
             #expect(try latency.map { try $0["run_total"].double }.reduce(0, +) >= 0.44)
-            let taken = try await client.integer("select coalesce(sum(n), 0) from ops.latency_1m, unnest(wait_histogram) n where kind = 'quick'")
+            let taken = try await client.integer(
+                "select coalesce(sum(n), 0) from ops.latency_1m, unnest(wait_histogram) n where kind = 'quick'")
             #expect(taken >= 23)
             let failures = try await client.query("select * from ops.failures order by kind, count desc")
             #expect(try failures.map { try $0["count"].int } == [2, 1])
