@@ -14,7 +14,8 @@ struct Foretaste: AsyncParsableCommand {
         version: "0.1.0",
         subcommands: [
             UpCommand.self, DemoCommand.self, MigrateCommand.self, PretrainCommand.self, JobsCommand.self, ModelsCommand.self,
-            ScheduleCommand.self, QueueCommand.self, WorkersCommand.self, BackboneCommand.self, ArtifactsCommand.self,
+            ScheduleCommand.self, QueueCommand.self, WorkersCommand.self, DimensionsCommand.self, LabelsCommand.self, SnapshotsCommand.self,
+            BackboneCommand.self, ArtifactsCommand.self,
         ])
 
     /// One line on stderr and exit status 1 for whatever goes wrong; the argument parser's own errors keep their usage text.

@@ -299,7 +299,7 @@ extension OpenAPI {
           "properties": {
             "id": {"type": "integer"}, "digest": {"type": "string"}, "dimension": {"type": "string"}, "backbone": {"type": ["string", "null"]},
             "held_out": {"type": "number"}, "pairs": {"type": "integer"}, "train": {"type": "integer", "description": "Of the pairs, those to train on"},
-            "ratings": {"type": "integer"}, "prompts": {"type": "integer"}, "job": {"type": ["integer", "null"]},
+            "ratings": {"type": "integer"}, "prompts": {"type": "integer"}, "job_id": {"type": ["integer", "null"], "description": "The job that froze it"},
             "frozen_at": {"type": "string", "format": "date-time"}
           }
         }

@@ -40,7 +40,7 @@ struct SnapshotRoutes: Sendable {
         let backbone: String?
         let held_out: Double
         let pairs, train, ratings, prompts: Int
-        let job: Int64?
+        let job_id: Int64?
         let frozen_at: String
 
         init(_ snapshot: SnapshotSummary) {
@@ -53,7 +53,7 @@ struct SnapshotRoutes: Sendable {
             train = snapshot.train
             ratings = snapshot.ratings
             prompts = snapshot.prompts
-            job = snapshot.jobID
+            job_id = snapshot.jobID
             frozen_at = timestampText(snapshot.frozenAt)
         }
     }

@@ -78,7 +78,7 @@ struct JobsCommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Put a job into the queue and print its id.",
             discussion: """
-                train_reward: name, backbone, dimension, head (prism, pavrm), loss (bce, bradley-terry, rao-kupper), block, steps, batch, \
+                train_reward: name, backbone, dimension, head (prism, pavrm), loss (bce, bradley-terry, rao-kupper), margin, block, steps, batch, \
                 learning_rate, seed.
                 tune_generator: generator, reward (NAME@champion), method (prfl, sft, prfl+sft), iterations, batch, rank, learning_rate, seed, name.
                 generate: generator, adapter, prompts (a URL to a file of prompt embeddings), candidates, steps, seed.
