@@ -7,8 +7,8 @@ public import Logging
 /// let fetcher = try ArtifactFetcher(allow: ["http://127.0.0.1:9000/"], fileRoots: ["/srv/latents"], cache: "/var/cache/foretaste")
 /// let path = try await fetcher.fetch("http://127.0.0.1:9000/a.safetensors", sha256: digest)
 /// ```
-/// A broken transfer is taken up again where it broke. Several callers of the same artifact share one transfer. The work is done on threads of
-/// its own, at most eight transfers at a time in a process.
+/// A broken transfer is taken up again where it broke. Several callers of the same artifact share one transfer, in this process and in others
+/// with the same cache. The work is done on threads of its own, at most twelve transfers at a time in a process and six of one host.
 public final class ArtifactFetcher: Sendable {
     private let policy: ArtifactPolicy
     private let cache: ArtifactCache
@@ -25,28 +25,42 @@ public final class ArtifactFetcher: Sendable {
     ///   - allow: URL prefixes that artifacts may come from.
     ///   - fileRoots: folders that `file:` URLs may name.
     ///   - cache: the cache's folder; made when first needed.
+    ///   - cacheLimit: how many bytes the cache may have; see `ArtifactCache`.
     ///   - maximumBytes: the largest artifact.
+    ///   - deadlineSeconds: the longest that a fetch may take; a minute and four seconds a MiB when `nil`.
     ///   - s3: how `s3://` is spoken; without it, it is not.
     ///   - logger: hears of retries.
     ///   - onFetch: called once for each successful fetch, on any thread; for a record of what was used.
     public convenience init(
-        allow: [String], fileRoots: [String] = [], cache: String, maximumBytes: Int = 4 << 30, s3: S3Configuration? = nil,
+        allow: [String], fileRoots: [String] = [], cache: String, cacheLimit: Int = ArtifactCache.defaultLimit,
+        maximumBytes: Int = 4 << 30, deadlineSeconds: Int? = nil, s3: S3Configuration? = nil,
         logger: Logger = Logger(label: "artifacts"),
         onFetch: (@Sendable (FetchedArtifact) -> Void)? = nil
     ) throws {
+        var limits = TransferLimits()
+        limits.totalSeconds = deadlineSeconds
         self.init(
-            policy: try ArtifactPolicy(allow: allow, fileRoots: fileRoots), cache: cache, maximumBytes: maximumBytes,
-            limits: TransferLimits(), s3: s3,
-            firstDelay: 0.25, logger: logger, onFetch: onFetch)
+            policy: try ArtifactPolicy(allow: allow, fileRoots: fileRoots), cache: ArtifactCache(folder: cache, limit: cacheLimit),
+            maximumBytes: maximumBytes, limits: limits, s3: s3, firstDelay: 0.25, logger: logger, onFetch: onFetch)
+    }
+
+    convenience init(
+        policy: ArtifactPolicy, cache: String, maximumBytes: Int, limits: TransferLimits, s3: S3Configuration? = nil, firstDelay: Double,
+        logger: Logger, onFetch: (@Sendable (FetchedArtifact) -> Void)?
+    ) {
+        self.init(
+            policy: policy, cache: ArtifactCache(folder: cache), maximumBytes: maximumBytes, limits: limits, s3: s3, firstDelay: firstDelay,
+            logger: logger, onFetch: onFetch)
     }
 
     init(
-        policy: ArtifactPolicy, cache: String, maximumBytes: Int, limits: TransferLimits, s3: S3Configuration? = nil, firstDelay: Double,
+        policy: ArtifactPolicy, cache: ArtifactCache, maximumBytes: Int, limits: TransferLimits, s3: S3Configuration? = nil,
+        firstDelay: Double,
         logger: Logger,
         onFetch: (@Sendable (FetchedArtifact) -> Void)?
     ) {
         self.policy = policy
-        self.cache = ArtifactCache(folder: cache)
+        self.cache = cache
         self.maximumBytes = maximumBytes
         self.limits = limits
         self.s3 = s3.map(S3Client.init)
@@ -92,13 +106,22 @@ public final class ArtifactFetcher: Sendable {
             let seconds = start.duration(to: .now) / .milliseconds(1) / 1000
             return FetchedArtifact(path: path, sha256: digest, bytes: bytes, url: shown, fromCache: fromCache, seconds: seconds)
         }
-        let cached: Int? = try await TransferThreads.shared.run { [cache] _ in
-            try cache.prepare()
-            return sha256.flatMap(cache.verified)
+        // Until the size is known the deadline is that of the largest.
+        cancelled.end(after: limits.deadline(bytes: limit), since: start)
+        var lock: CacheLock?
+        if let sha256 {
+            let (held, cached) = try await look(sha256, cancelled: cancelled, url: shown)
+            if let cached {
+                guard cached <= limit else { throw ArtifactError.tooLarge(url: shown, limit: limit) }
+                return result(cache.path(sha256), sha256, cached, fromCache: true)
+            }
+            lock = held
+        } else {
+            try await TransferThreads.shared.run { [cache] _ in try cache.prepare() }
         }
-        if let sha256, let cached {
-            guard cached <= limit else { throw ArtifactError.tooLarge(url: shown, limit: limit) }
-            return result(cache.path(sha256), sha256, cached, fromCache: true)
+        defer {
+            // Nobody looks for it any more by this file's name once it is in the cache, or was not to be had.
+            lock?.removeFile()
         }
         switch target {
         case .file(let root, let components):
@@ -110,8 +133,30 @@ public final class ArtifactFetcher: Sendable {
             if case .s3 = target, s3 == nil {
                 throw ArtifactError.invalid(url: shown, reason: "S3 is not configured here")
             }
-            let (path, digest, bytes) = try await download(parsed, sha256: sha256, limit: limit, cancelled: cancelled)
+            let download = Download(
+                url: parsed, s3: s3, sha256: sha256, limit: limit, cache: cache, limits: limits, start: start, cancelled: cancelled)
+            let (path, digest, bytes) = try await download.run(firstDelay: firstDelay, logger: logger)
             return result(path, digest, bytes, fromCache: false)
+        }
+    }
+
+    /// Looks into the cache: the size of what is there, or the lock that lets this task fetch it. Waits while somebody else fetches the same.
+    private func look(_ sha256: String, cancelled: Cancellation, url: String) async throws -> (CacheLock?, Int?) {
+        var pause = 0.01
+        var exclusive = false
+        while true {
+            let found: (lock: CacheLock?, bytes: Int?) = try await TransferThreads.shared.run { [cache, exclusive] _ in
+                try cache.prepare()
+                guard let lock = try cache.lock(sha256, exclusive: exclusive) else { return (nil, nil) }
+                return (lock, cache.verified(sha256))
+            }
+            if found.bytes != nil || (exclusive && found.lock != nil) { return found }
+            // It is not there and nobody fetches it: fetch it. Or somebody does, and may fail.
+            exclusive = true
+            guard found.lock == nil else { continue }
+            if let reason = cancelled.reason { throw ArtifactError.unreachable(url: url, reason: reason) }
+            try await Task.sleep(for: .seconds(pause * Double.random(in: 0.5...1)))
+            pause = min(0.25, pause * 1.5)
         }
     }
 
@@ -132,120 +177,15 @@ public final class ArtifactFetcher: Sendable {
                     if count < 0 && errno == EINTR { continue }
                     guard count >= 0 else { throw ArtifactError.storage(path: url, reason: systemReason()) }
                     if count == 0 { return }
-                    try part.receive(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
+                    _ = try part.receive(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
                 }
             }
-            let digest = part.finish()
+            let digest = try part.finish()
             if let sha256, sha256 != digest { throw ArtifactError.digestMismatch(url: url, expected: sha256, actual: digest) }
-            return (try cache.adopt(part: part.path, sha256: digest), digest, part.count)
+            return (try cache.adopt(part: part.path, sha256: digest, bytes: part.count), digest, part.count)
         } catch {
             part.remove()
             throw error
-        }
-    }
-
-    private func download(
-        _ url: ArtifactURL, sha256: String?, limit: Int, cancelled: Cancellation
-    ) async throws -> (String, String, Int) {
-        // Resuming needs a digest: without one, nothing tells whether the two halves belong together.
-        let name = sha256.map { "\($0.prefix(16))-\(SHA256.hexDigest(of: Array(url.requestText.utf8)).prefix(16))" }
-        let partName = name ?? "plain-\(UInt64.random(in: 0...UInt64.max))"
-        var delay = firstDelay
-        var attempt = 1
-        while true {
-            do {
-                return try await TransferThreads.shared.run { [self] handle in
-                    try Self.attempt(
-                        url, s3: s3, sha256: sha256, limit: limit, partName: partName, cache: cache, limits: limits, cancelled: cancelled,
-                        handle: handle)
-                }
-            } catch let failure as Failure {
-                guard !failure.error.isPermanent, attempt < limits.attempts, !cancelled.isCancelled else { throw failure.error }
-                let pause = min(max(failure.retryAfter ?? 0, delay * Double.random(in: 0.5...1.5)), 15)
-                logger.debug(
-                    "Fetching again after a failure",
-                    metadata: [
-                        "url": .string(url.shown), "attempt": .stringConvertible(attempt), "error": "\(failure.error)",
-                        "pause_seconds": .stringConvertible(pause),
-                    ])
-                try await Task.sleep(for: .seconds(pause))
-                attempt += 1
-                delay *= 2
-            }
-        }
-    }
-
-    private struct Failure: Error {
-        let error: ArtifactError
-        var retryAfter: Double?
-    }
-
-    private static func attempt(
-        _ url: ArtifactURL, s3: S3Client?, sha256: String?, limit: Int, partName: String, cache: ArtifactCache, limits: TransferLimits,
-        cancelled: Cancellation, handle: TransferThreads.Handle
-    ) throws -> (String, String, Int) {
-        do {
-            let part = try PartFile(folder: cache.parts, name: partName, url: url, limit: limit, resume: sha256 != nil)
-            do {
-                return try receive(
-                    url, s3: s3, sha256: sha256, part: part, cache: cache, limits: limits, cancelled: cancelled, handle: handle)
-            } catch {
-                // What was received helps the next attempt only when a digest can vouch for the whole, and only if there is a next one.
-                let error = error as? Failure
-                if sha256 == nil || part.count == 0 || (error?.error.isPermanent ?? true) { part.remove() }
-                throw error ?? Failure(error: .storage(path: part.path, reason: "the transfer failed"))
-            }
-        } catch let error as ArtifactError {
-            throw Failure(error: error)
-        }
-    }
-
-    private static func receive(
-        _ url: ArtifactURL, s3: S3Client?, sha256: String?, part: PartFile, cache: ArtifactCache, limits: TransferLimits,
-        cancelled: Cancellation,
-        handle: TransferThreads.Handle
-    ) throws -> (String, String, Int) {
-        do {
-            var resumed = part.isResumed
-            while true {
-                var headers = resumed ? ["Range: bytes=\(part.count)-"] : []
-                // What was changed since is sent from its beginning; S3 knows only the condition that fails.
-                if resumed, let tag = part.entityTag {
-                    headers.append("\(s3 != nil && url.scheme == "s3" ? "If-Match" : "If-Range"): \(tag)")
-                }
-                let outcome: HTTPTransfer.Outcome
-                if url.scheme == "s3", let s3 {
-                    outcome = try s3.send(
-                        "GET", url, headers: headers, into: part, accepting: resumed ? [412, 416] : [], limits: limits,
-                        cancelled: cancelled,
-                        on: handle)
-                } else {
-                    outcome = try HTTPTransfer(url: url, limits: limits, cancelled: cancelled, headers: headers).get(on: handle, into: part)
-                }
-                switch outcome.status {
-                case 200, 206: break
-                case 416 where resumed:
-                    // The part has all bytes already, or bytes of another file: the digest decides.
-                    break
-                case 412 where resumed:
-                    try part.restart()
-                    resumed = false
-                    continue
-                case 404, 410: throw Failure(error: .notFound(url: url.shown, status: outcome.status))
-                default: throw Failure(error: .rejected(url: url.shown, status: outcome.status), retryAfter: outcome.retryAfter)
-                }
-                let wasResumed = part.isResumed
-                let digest = part.finish()
-                guard let sha256, sha256 != digest else {
-                    return (try cache.adopt(part: part.path, sha256: digest), digest, part.count)
-                }
-                guard wasResumed else { throw ArtifactError.digestMismatch(url: url.shown, expected: sha256, actual: digest) }
-                // The old bytes may be at fault: once more, from the beginning.
-                try part.restart()
-                resumed = false
-            }
-        } catch let error as ArtifactError {
-            throw Failure(error: error)
         }
     }
 }

@@ -42,7 +42,7 @@ public final class ArtifactStore: Sendable {
     /// - Parameter name: a path below the store, such as `runs/12/lora.safetensors`; by digest when `nil`. An artifact of the same name is
     ///   replaced, at once.
     public func put(_ bytes: [UInt8], name: String? = nil, mediaType: String = "application/octet-stream") async throws -> Artifact {
-        try await TransferThreads.shared.run { [self] handle in
+        try await TransferThreads.shared.run(host: host) { [self] handle in
             let digest = SHA256.hexDigest(of: bytes)
             let url = try store(
                 UploadSource(bytes: bytes), digest: digest, name: name ?? "blobs/\(digest)", mediaType: mediaType, handle: handle)
@@ -52,7 +52,7 @@ public final class ArtifactStore: Sendable {
 
     /// Stores a file's content.
     public func put(file path: String, name: String? = nil, mediaType: String = "application/octet-stream") async throws -> Artifact {
-        try await TransferThreads.shared.run { [self] handle in
+        try await TransferThreads.shared.run(host: host) { [self] handle in
             let descriptor = open(path, O_RDONLY | O_CLOEXEC)
             guard descriptor >= 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
             defer { close(descriptor) }
@@ -73,6 +73,15 @@ public final class ArtifactStore: Sendable {
                 url: url.shown, reason: "only what is in this store, and this store in a bucket, has presigned URLs")
         }
         return try await TransferThreads.shared.run { try client.presign(url, seconds: seconds, date: Date(), on: $0) }
+    }
+
+    /// Whose transfers these are, when they are counted.
+    private var host: String? {
+        switch place {
+        case .folder: nil
+        case .server(let url): "\(url.host):\(url.port)"
+        case .bucket(let client): client.host
+        }
     }
 
     private static func check(mediaType: String, _ url: String) throws {

@@ -34,6 +34,7 @@ public enum FileRoot {
         switch code {
         case ENOENT: .notFound(url: url, status: 404)
         case ELOOP, ENOTDIR: .forbidden(url: url, reason: "its path goes through a symbolic link, or through what is no folder")
+        case ENXIO: .forbidden(url: url, reason: "it is no regular file")
         case EACCES: .forbidden(url: url, reason: "this process may not read it")
         default: .storage(path: url, reason: systemReason(code))
         }

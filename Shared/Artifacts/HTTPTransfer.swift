@@ -1,6 +1,5 @@
 import CCurl
 import Foundation
-import Synchronization
 
 /// Limits of one transfer.
 struct TransferLimits: Sendable {
@@ -10,10 +9,21 @@ struct TransferLimits: Sendable {
     var slowBytesPerSecond = 1024
     /// … for this long, and the transfer is given up.
     var slowSeconds = 20
-    /// The longest that one attempt may take.
-    var totalSeconds = 3600
+    /// The longest that a transfer may take, with all its attempts; by its size when `nil`.
+    var totalSeconds: Int?
     /// How many attempts a transfer has.
     var attempts = 4
+    /// Downloads of at least so many bytes come in several ranges at once …
+    var parallelThreshold = 32 << 20
+    /// … of so many bytes …
+    var segmentBytes = 8 << 20
+    /// … so many at once. Uploads in parts as well.
+    var parallelTransfers = 4
+    /// Addresses that stand for the name service's answers, `NAME:PORT:ADDRESS`; only tests have reason to.
+    var addresses: (@Sendable () -> [String])?
+
+    /// The longest that so many bytes may take: a minute, and 256 KiB a second.
+    func deadline(bytes: Int) -> Int { totalSeconds ?? 60 + bytes >> 18 }
 }
 
 /// One HTTP request by libcurl: redirects off, HTTP and HTTPS only, no proxy, no content encoding, addresses checked as they are connected to.
@@ -35,8 +45,19 @@ final class HTTPTransfer {
     /// What takes the body of a 2xx answer.
     protocol Receiver: AnyObject {
         /// The answer's head is known; throws when the body is not wanted.
-        func begin(status: Int, length: Int?, contentRange: String?, entityTag: String?) throws(ArtifactError)
-        func receive(_ bytes: UnsafeRawBufferPointer) throws(ArtifactError)
+        func begin(_ head: Head) throws(ArtifactError)
+        /// Answers whether more is wanted.
+        func receive(_ bytes: UnsafeRawBufferPointer) throws(ArtifactError) -> Bool
+    }
+
+    /// The head of a 2xx answer.
+    struct Head {
+        let status: Int
+        let length: Int?
+        let contentRange: String?
+        let entityTag: String?
+        /// `Accept-Ranges: bytes`.
+        let acceptsRanges: Bool
     }
 
     /// How an attempt ended.
@@ -62,6 +83,8 @@ final class HTTPTransfer {
         let provider: String
     }
 
+    private var isSatisfied = false
+    private var acceptsRanges = false
     private var contentRange: String?
     private var entityTag: String?
     private var bucketRegion: String?
@@ -109,13 +132,20 @@ final class HTTPTransfer {
         handle = curl
         var list: UnsafeMutablePointer<curl_slist>?
         for header in headers { list = curl_slist_append(list, header) }
-        defer { curl_slist_free_all(list) }
+        var addresses: UnsafeMutablePointer<curl_slist>?
+        for address in limits.addresses?() ?? [] { addresses = curl_slist_append(addresses, address) }
+        defer {
+            curl_slist_free_all(list)
+            curl_slist_free_all(addresses)
+        }
+        // A fetch has its deadline from its size, which only the answer tells.
+        let seconds = cancelled.hasDeadline ? 0 : limits.deadline(bytes: upload?.count ?? 0)
         let context = Unmanaged.passUnretained(self).toOpaque()
         let shared = [
             ccurl_set_string(curl, CURLOPT_URL, url.requestText), ccurl_set_http_only(curl), ccurl_set_headers(curl, list),
             ccurl_set_long(curl, CURLOPT_FOLLOWLOCATION, 0), ccurl_set_long(curl, CURLOPT_PATH_AS_IS, 1),
             ccurl_set_long(curl, CURLOPT_NOSIGNAL, 1), ccurl_set_string(curl, CURLOPT_PROXY, ""),
-            ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT, limits.connectSeconds), ccurl_set_long(curl, CURLOPT_TIMEOUT, limits.totalSeconds),
+            ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT, limits.connectSeconds), ccurl_set_long(curl, CURLOPT_TIMEOUT, seconds),
             ccurl_set_long(curl, CURLOPT_LOW_SPEED_LIMIT, limits.slowBytesPerSecond),
             ccurl_set_long(curl, CURLOPT_LOW_SPEED_TIME, limits.slowSeconds),
             // Not among the headers: those are signed, and what programs on the way may change must not be.
@@ -127,6 +157,7 @@ final class HTTPTransfer {
             ccurl_set_write(curl, HTTPTransfer.write, context), ccurl_set_progress(curl, HTTPTransfer.progress, context),
         ]
         var codes = shared
+        if let addresses { codes.append(ccurl_set_resolve(curl, addresses)) }
         if let upload {
             codes += [
                 ccurl_set_long(curl, CURLOPT_UPLOAD, 1), ccurl_set_offset(curl, CURLOPT_INFILESIZE_LARGE, curl_off_t(upload.count)),
@@ -155,8 +186,8 @@ final class HTTPTransfer {
     private func outcome(_ code: CURLcode, _ curl: UnsafeMutableRawPointer) throws(ArtifactError) -> Outcome {
         if let failure { throw failure }
         if let refusal { throw .forbidden(url: url.shown, reason: refusal) }
-        if cancelled.isCancelled { throw .unreachable(url: url.shown, reason: "the transfer was cancelled") }
-        guard code == CURLE_OK else { throw .unreachable(url: url.shown, reason: reason(code)) }
+        if let reason = cancelled.reason { throw .unreachable(url: url.shown, reason: reason) }
+        guard isSatisfied || code == CURLE_OK else { throw .unreachable(url: url.shown, reason: reason(code)) }
         let status = status(of: curl)
         if (300..<400).contains(status), signature == nil {
             throw .redirected(url: url.shown, location: ArtifactURL.shown(location ?? "an unnamed place"))
@@ -175,7 +206,7 @@ final class HTTPTransfer {
     private func reason(_ code: CURLcode) -> String {
         guard code == CURLE_OPERATION_TIMEDOUT else { return String(cString: curl_easy_strerror(code)) }
         let slow = "fewer than \(limits.slowBytesPerSecond) bytes a second came for \(limits.slowSeconds) seconds"
-        return "\(slow), there was no connection in \(limits.connectSeconds) seconds, or all of it took \(limits.totalSeconds)"
+        return "\(slow), there was no connection in \(limits.connectSeconds) seconds, or all of it took longer than its size allows"
     }
 
     private func status(of curl: UnsafeMutableRawPointer) -> Int {
@@ -191,7 +222,10 @@ final class HTTPTransfer {
         }
         var length: curl_off_t = -1
         _ = ccurl_get_offset(curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length)
-        try receiver?.begin(status: status, length: length >= 0 ? Int(length) : nil, contentRange: contentRange, entityTag: entityTag)
+        try receiver?.begin(
+            Head(
+                status: status, length: length >= 0 ? Int(length) : nil, contentRange: contentRange, entityTag: entityTag,
+                acceptsRanges: acceptsRanges))
     }
 
     private func accept(_ bytes: UnsafeRawBufferPointer) -> Bool {
@@ -204,8 +238,8 @@ final class HTTPTransfer {
         }
         do {
             if !started { try begin(status, handle) }
-            try receiver.receive(bytes)
-            return true
+            isSatisfied = try !receiver.receive(bytes)
+            return !isSatisfied
         } catch {
             failure = error
             return false
@@ -216,6 +250,7 @@ final class HTTPTransfer {
         if line.hasPrefix("HTTP/") {
             // A status line begins another answer, as after `100 Continue`.
             (location, encoding, contentRange, entityTag, bucketRegion, storedDigest) = (nil, nil, nil, nil, nil, nil)
+            acceptsRanges = false
             return
         }
         guard let colon = line.firstIndex(of: ":") else { return }
@@ -223,6 +258,7 @@ final class HTTPTransfer {
         switch line[..<colon].lowercased() {
         case "location": location = value
         case "content-encoding": encoding = value
+        case "accept-ranges": acceptsRanges = value.lowercased() == "bytes"
         case "content-range": contentRange = value
         case "etag": entityTag = value
         case "x-amz-bucket-region": bucketRegion = value
@@ -273,85 +309,5 @@ final class HTTPTransfer {
         // A name may lead to several addresses: one that is allowed makes up for one that is not.
         transfer.refusal = nil
         return socket(address.pointee.family, address.pointee.socktype | Int32(SOCK_CLOEXEC.rawValue), address.pointee.protocol)
-    }
-}
-
-/// Set by the task that waits, read by the thread that transfers.
-final class Cancellation: Sendable {
-    private let flag = Mutex(false)
-    var isCancelled: Bool { flag.withLock { $0 } }
-    func cancel() { flag.withLock { $0 = true } }
-}
-
-/// The body of a PUT: an open file or bytes.
-final class UploadSource {
-    let count: Int
-    private let bytes: [UInt8]
-    private let descriptor: Int32
-    private let start: Int
-    private var offset = 0
-
-    init(bytes: [UInt8]) {
-        self.bytes = bytes
-        start = 0
-        count = bytes.count
-        descriptor = -1
-    }
-
-    /// The descriptor stays the caller's.
-    init(descriptor: Int32, count: Int) {
-        bytes = []
-        start = 0
-        self.count = count
-        self.descriptor = descriptor
-    }
-
-    private init(_ whole: UploadSource, from start: Int, count: Int) {
-        bytes = whole.bytes
-        descriptor = whole.descriptor
-        self.start = whole.start + start
-        self.count = count
-    }
-
-    /// A part of it, with a position of its own.
-    func slice(from start: Int, count: Int) -> UploadSource { UploadSource(self, from: start, count: count) }
-
-    /// The hexadecimal SHA-256 of all of it; `nil` when it cannot be read. Ends at its beginning.
-    func digest() -> String? {
-        offset = 0
-        defer { offset = 0 }
-        var hash = SHA256()
-        let complete = withUnsafeTemporaryAllocation(byteCount: 1 << 18, alignment: 64) { buffer in
-            while offset < count {
-                let wanted = count - offset
-                let done = read(into: buffer)
-                guard done > 0, done <= wanted else { return false }
-                hash.update(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<done]))
-            }
-            return true
-        }
-        return complete ? SHA256.hex(hash.finish()) : nil
-    }
-
-    func read(into buffer: UnsafeMutableRawBufferPointer) -> Int {
-        let wanted = min(buffer.count, count - offset)
-        guard wanted > 0 else { return 0 }
-        var done = wanted
-        if descriptor >= 0 {
-            done = pread(descriptor, buffer.baseAddress, wanted, off_t(start + offset))
-            guard done > 0 else { return Int(CURL_READFUNC_ABORT) }
-        } else {
-            bytes.withUnsafeBytes {
-                buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[(start + offset)..<(start + offset + wanted)]))
-            }
-        }
-        offset += done
-        return done
-    }
-
-    func seek(to position: Int) -> Bool {
-        guard (0...count).contains(position) else { return false }
-        offset = position
-        return true
     }
 }

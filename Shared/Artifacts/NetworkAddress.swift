@@ -48,7 +48,7 @@ struct NetworkAddress: Sendable, Equatable {
         }
     }
 
-    /// IPv4 inside IPv6: mapped `::ffff:0:0/96`, compatible `::/96`, NAT64 `64:ff9b::/96`, 6to4 `2002::/16`.
+    /// IPv4 inside IPv6: mapped `::ffff:0:0/96`, translated `::ffff:0:0:0/96`, compatible `::/96`, NAT64 `64:ff9b::/96`, 6to4 `2002::/16`.
     private static func embedded(_ bytes: [UInt8]) -> [UInt8]? {
         guard bytes.count == 16 else { return nil }
         let zeros = bytes.prefix(10).allSatisfy { $0 == 0 }
@@ -56,6 +56,7 @@ struct NetworkAddress: Sendable, Equatable {
         if zeros && bytes[10] == 0 && bytes[11] == 0 && bytes[12...].contains(where: { $0 != 0 }) && bytes[12] != 0 {
             return Array(bytes[12...])
         }
+        if bytes.starts(with: [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]) { return Array(bytes[12...]) }
         if bytes.starts(with: [0x00, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]) { return Array(bytes[12...]) }
         if bytes.starts(with: [0x20, 0x02]) { return Array(bytes[2..<6]) }
         return nil
@@ -86,6 +87,8 @@ struct NetworkAddress: Sendable, Equatable {
         if bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80 { return .linkLocal }
         if bytes[0] & 0xfe == 0xfc || (bytes[0] == 0xfe && bytes[1] & 0xc0 == 0xc0) { return .private }
         if bytes[0] == 0xff { return .special }
+        // NAT64 of a network's own (RFC 8215) and Teredo: an IPv4 address is in it, but not where.
+        if bytes.starts(with: [0x00, 0x64, 0xff, 0x9b, 0x00, 0x01]) || bytes.starts(with: [0x20, 0x01, 0, 0]) { return .special }
         return .public
     }
 }

@@ -11,9 +11,21 @@ final class PartFile: HTTPTransfer.Receiver {
     /// Some of the bytes were left by an earlier attempt.
     private(set) var isResumed = false
     private var hash: SHA256Box
+    /// When several transfers fill it at once.
+    private(set) var segments: SegmentedFile?
+    /// Called when segments have been made, with the first one claimed for the stream that is under way.
+    var onSegments: ((SegmentedFile) -> Void)?
+    /// Files of so many bytes are filled in segments of so many, by servers that know ranges.
+    private let segmenting: (threshold: Int, bytes: Int)?
+    /// Segments have been of no use: one stream from now on.
+    var isStreamOnly = false
+    private var stream: (segment: Int, offset: Int)?
 
     /// Opens or makes it. What it already holds stays when `resume`, because a digest will tell whether it belongs.
-    init(folder: String, name: String, url: ArtifactURL, limit: Int, resume: Bool) throws(ArtifactError) {
+    init(folder: String, name: String, url: ArtifactURL, limit: Int, resume: Bool, segmenting: (threshold: Int, bytes: Int)? = nil)
+        throws(ArtifactError)
+    {
+        self.segmenting = segmenting
         self.url = url
         self.limit = limit
         var path = "\(folder)/\(name).part"
@@ -29,7 +41,15 @@ final class PartFile: HTTPTransfer.Receiver {
         self.descriptor = descriptor
         hash = SHA256Box()
         do {
-            if resume { try adopt() } else { try restart() }
+            segments = resume ? SegmentedFile(resuming: descriptor, path: path, limit: limit) : nil
+            if let segments {
+                count = segments.completeBytes
+                isResumed = segments.isResumed
+            } else if resume && access(SegmentedFile.journalPath(path), F_OK) != 0 {
+                try adopt()
+            } else {
+                try restart()
+            }
         } catch {
             close(descriptor)
             throw error
@@ -58,20 +78,35 @@ final class PartFile: HTTPTransfer.Receiver {
 
     /// Forgets everything.
     func restart() throws(ArtifactError) {
+        segments = nil
+        stream = nil
         guard ftruncate(descriptor, 0) == 0, lseek(descriptor, 0, SEEK_SET) == 0 else { throw .storage(path: path, reason: systemReason()) }
+        unlink(SegmentedFile.journalPath(path))
         hash = SHA256Box()
         count = 0
         isResumed = false
     }
 
+    /// The stream is at an end before its segment is: another transfer will bring it.
+    func endStream() {
+        if let stream, let segments { segments.release(stream.segment) }
+        stream = nil
+    }
+
     /// The entity tag of the answer that the bytes are from, kept beside the part. A weak one does not vouch for bytes.
     var entityTag: String? {
         guard isResumed || count > 0, let data = FileManager.default.contents(atPath: path + ".etag") else { return nil }
-        let tag = String(decoding: data, as: UTF8.self)
-        return tag.hasPrefix("\"") && tag.utf8.count < 1024 && tag.utf8.allSatisfy { $0 > 0x20 && $0 != 0x7f } ? tag : nil
+        return Self.usable(entityTag: String(decoding: data, as: UTF8.self))
     }
 
-    func begin(status: Int, length: Int?, contentRange: String?, entityTag: String?) throws(ArtifactError) {
+    /// A strong tag without characters that no header may have.
+    static func usable(entityTag tag: String?) -> String? {
+        guard let tag, tag.hasPrefix("\""), tag.utf8.count < 1024, tag.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7f }) else { return nil }
+        return tag
+    }
+
+    func begin(_ head: HTTPTransfer.Head) throws(ArtifactError) {
+        let (status, length, contentRange, entityTag) = (head.status, head.length, head.contentRange, head.entityTag)
         defer {
             if status == 200 {
                 if let entityTag, entityTag.hasPrefix("\"") {
@@ -93,9 +128,19 @@ final class PartFile: HTTPTransfer.Receiver {
             throw .unreachable(url: url.shown, reason: "its server sent a range that it was not asked for")
         }
         if let length, length > limit - count { throw .tooLarge(url: url.shown, limit: limit) }
+        if status == 200, head.acceptsRanges, !isStreamOnly, let length, let segmenting, length >= segmenting.threshold {
+            let made = try SegmentedFile(
+                descriptor: descriptor, path: path, total: length, segmentBytes: segmenting.bytes,
+                entityTag: Self.usable(entityTag: entityTag))
+            _ = made.claim(0)
+            stream = (0, 0)
+            segments = made
+            onSegments?(made)
+        }
     }
 
-    func receive(_ bytes: UnsafeRawBufferPointer) throws(ArtifactError) {
+    func receive(_ bytes: UnsafeRawBufferPointer) throws(ArtifactError) -> Bool {
+        if let segments { return try receive(bytes, into: segments) }
         guard bytes.count <= limit - count else { throw .tooLarge(url: url.shown, limit: limit) }
         var rest = bytes
         while !rest.isEmpty {
@@ -106,14 +151,53 @@ final class PartFile: HTTPTransfer.Receiver {
         }
         hash.value.update(bytes)
         count += bytes.count
+        return true
+    }
+
+    /// The stream from the beginning goes on into every segment that nobody else has, and ends before the first that somebody has.
+    private func receive(_ bytes: UnsafeRawBufferPointer, into segments: SegmentedFile) throws(ArtifactError) -> Bool {
+        var rest = bytes
+        var endsAtTotal = false
+        while !rest.isEmpty {
+            guard let (segment, offset) = stream else { return false }
+            let end = segments.range(of: segment).upperBound
+            let part = UnsafeRawBufferPointer(rebasing: rest[..<min(rest.count, end - offset)])
+            try segments.write(part, at: offset)
+            rest = UnsafeRawBufferPointer(rebasing: rest[part.count...])
+            stream = (segment, offset + part.count)
+            guard offset + part.count == end else { continue }
+            try segments.complete(segment)
+            endsAtTotal = end == segments.total
+            stream = segments.claim(segment + 1) ? (segment + 1, end) : nil
+        }
+        // After the last byte the server stops by itself.
+        return stream != nil || endsAtTotal
     }
 
     /// The digest of everything received. Ends the file's growth.
-    func finish() -> String { SHA256.hex(hash.value.finish()) }
+    func finish() throws(ArtifactError) -> String {
+        if let segments {
+            count = segments.total
+            lseek(descriptor, 0, SEEK_SET)
+            hash = SHA256Box()
+            do {
+                _ = try hash.value.update(descriptor: descriptor, path: path)
+            } catch {
+                throw .storage(path: path, reason: "\(error)")
+            }
+        }
+        return SHA256.hex(hash.value.finish())
+    }
 
     func remove() {
         unlink(path)
+        Self.removeNotes(of: path)
+    }
+
+    /// Deletes what stands beside a part.
+    static func removeNotes(of path: String) {
         unlink(path + ".etag")
+        unlink(SegmentedFile.journalPath(path))
     }
 }
 

@@ -5,6 +5,9 @@ final class S3Client: Sendable {
     let configuration: S3Configuration
     private let credentials: S3CredentialProvider
 
+    /// Whose transfers these are, when they are counted.
+    var host: String { configuration.endpoint ?? "s3" }
+
     init(configuration: S3Configuration) {
         self.configuration = configuration
         credentials = S3CredentialProvider(configuration: configuration)

@@ -129,12 +129,13 @@ final class SmallBody: HTTPTransfer.Receiver {
 
     init(url: String) { self.url = url }
 
-    func begin(status: Int, length: Int?, contentRange: String?, entityTag: String?) {}
+    func begin(_ head: HTTPTransfer.Head) {}
 
     func clear() { bytes = [] }
 
-    func receive(_ more: UnsafeRawBufferPointer) throws(ArtifactError) {
+    func receive(_ more: UnsafeRawBufferPointer) throws(ArtifactError) -> Bool {
         guard bytes.count + more.count <= limit else { throw .tooLarge(url: url, limit: limit) }
         bytes += more
+        return true
     }
 }

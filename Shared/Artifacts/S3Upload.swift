@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 
 /// Stores one object, in parts when it is large. Nothing half-written is left: an object appears whole, and the parts of an upload that failed
 /// are deleted.
@@ -36,18 +37,43 @@ struct S3Upload {
     private func sendParts(of source: UploadSource, upload: String) throws(ArtifactError) -> [String] {
         // At most 10,000 parts.
         let size = max(client.configuration.partBytes, (source.count + 9_999) / 10_000)
-        var tags: [String] = []
-        for start in stride(from: 0, to: source.count, by: size) {
-            let part = source.slice(from: start, count: min(size, source.count - start))
-            guard let digest = part.digest() else { throw .storage(path: object.shown, reason: "what should be stored cannot be read") }
-            let outcome = try request("PUT", query: "partNumber=\(tags.count + 1)&uploadId=\(upload)", body: part, digest: digest)
-            guard let tag = outcome.entityTag else {
-                throw .service(
-                    url: object.shown, status: outcome.status, code: "InvalidAnswer", reason: "a part was stored without an ETag")
-            }
-            tags.append(tag)
-        }
-        return tags
+        let count = (source.count + size - 1) / size
+        let (next, tags) = (Counter(), Tags(count))
+        let (client, object, limits) = (client, object, limits)
+        let crew = TransferCrew(
+            cancelled: Cancellation(),
+            next: {
+                let index = next.value.withLock { value in
+                    defer { value += 1 }
+                    return value
+                }
+                return index < count ? index : nil
+            },
+            body: { (index, handle, _) throws(ArtifactError) in
+                let part = source.slice(from: index * size, count: min(size, source.count - index * size))
+                guard let digest = part.digest() else { throw .storage(path: object.shown, reason: "what should be stored cannot be read") }
+                let outcome = try S3Upload(client: client, object: object, limits: limits, handle: handle)
+                    .request("PUT", query: "partNumber=\(index + 1)&uploadId=\(upload)", body: part, digest: digest)
+                guard let tag = outcome.entityTag else {
+                    throw .service(
+                        url: object.shown, status: outcome.status, code: "InvalidAnswer", reason: "a part was stored without an ETag")
+                }
+                tags.value.withLock { $0[index] = tag }
+            })
+        crew.start(helpers: min(limits.parallelTransfers, count) - 1, host: client.host)
+        try crew.finish(on: handle)
+        return tags.value.withLock(\.self)
+    }
+
+    /// The next part that nobody sends yet.
+    private final class Counter: Sendable {
+        let value = Mutex(0)
+    }
+
+    /// What the parts were stored as.
+    private final class Tags: Sendable {
+        let value: Mutex<[String]>
+        init(_ count: Int) { value = Mutex(Array(repeating: "", count: count)) }
     }
 
     private func complete(upload: String, tags: [String], digest: String, count: Int) throws(ArtifactError) {

@@ -64,7 +64,8 @@ struct PolicyTests {
             ("100.64.0.1", .private), ("fd12::1", .private), ("fec0::1", .private), ("0.0.0.0", .special), ("::", .special),
             ("224.0.0.1", .special),
             ("255.255.255.255", .special), ("ff02::1", .special), ("8.8.8.8", .public), ("172.32.0.1", .public), ("2606:4700::1", .public),
-            ("::ffff:8.8.8.8", .public), ("::8.8.8.8", .public),
+            ("::ffff:0:127.0.0.1", .loopback), ("::127.0.0.1", .loopback), ("64:ff9b:1::7f00:1", .special), ("2001:0:1::1", .special),
+            ("::ffff:10.0.0.1", .private), ("64:ff9b::6464:64c8", .metadata), ("::ffff:8.8.8.8", .public), ("::8.8.8.8", .public),
         ] as [(String, NetworkAddress.Kind)])
     func kinds(literal: String, kind: NetworkAddress.Kind) throws {
         #expect(try #require(NetworkAddress(literal: literal)).kind == kind)

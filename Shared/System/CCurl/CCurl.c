@@ -11,6 +11,8 @@ CURLcode ccurl_set_string(CURL *handle, CURLoption option, const char *value) { 
 
 CURLcode ccurl_set_headers(CURL *handle, struct curl_slist *list) { return curl_easy_setopt(handle, CURLOPT_HTTPHEADER, list); }
 
+CURLcode ccurl_set_resolve(CURL *handle, struct curl_slist *list) { return curl_easy_setopt(handle, CURLOPT_RESOLVE, list); }
+
 CURLcode ccurl_set_write(CURL *handle, ccurl_data_function function, void *context) {
     CURLcode code = curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, function);
     return code ? code : curl_easy_setopt(handle, CURLOPT_WRITEDATA, context);

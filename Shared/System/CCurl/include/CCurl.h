@@ -19,6 +19,8 @@ CURLcode ccurl_set_offset(CURL *handle, CURLoption option, curl_off_t value);
 CURLcode ccurl_set_string(CURL *handle, CURLoption option, const char *value);
 /// The list must outlive the transfer.
 CURLcode ccurl_set_headers(CURL *handle, struct curl_slist *list);
+/// Addresses that stand for the name service's answers; the list must outlive the transfer.
+CURLcode ccurl_set_resolve(CURL *handle, struct curl_slist *list);
 CURLcode ccurl_set_write(CURL *handle, ccurl_data_function function, void *context);
 CURLcode ccurl_set_read(CURL *handle, ccurl_data_function function, void *context);
 CURLcode ccurl_set_seek(CURL *handle, ccurl_seek_function function, void *context);
