@@ -62,9 +62,10 @@ def measure(engines, server, repetitions, scale, progress, problems):
                 runs.setdefault((engine.name, name), []).append(found)
                 progress(f"drain {repetition + 1}/{repetitions} {engine.name} {name}: {found['rate']:,.0f} jobs/s")
                 if engine.ours and name == "tuned":
-                    bare = statement.run(engine, server, jobs)
-                    runs.setdefault(("pgbench", name), []).append(bare)
-                    progress(f"drain {repetition + 1}/{repetitions} pgbench: {bare['rate']:,.0f} jobs/s")
+                    for clients in statement.CLIENTS:
+                        bare = statement.run(engine, server, jobs, clients)
+                        runs.setdefault(("pgbench", clients), []).append(bare)
+                        progress(f"drain {repetition + 1}/{repetitions} pgbench ({clients}): {bare['rate']:,.0f} jobs/s")
             except Exception as error:  # A peer's failure is a result, not the end of the run.
                 failed.add((engine.name, name))
                 problems.append(f"drain, {engine.name} ({name}): {error}")

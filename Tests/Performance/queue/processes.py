@@ -142,14 +142,17 @@ def _times(pid):
 
 def cpu_seconds(pid):
     """CPU time of a process and of all its children, those that have ended too."""
-    _, own, reaped = _times(pid)
-    total = own + reaped
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != pid:
-            try:
-                parent, own, reaped = _times(name)
-            except OSError:
-                continue
-            if parent == pid:
-                total += own + reaped
-    return total
+    while True:
+        _, own, before = _times(pid)
+        total = own + before
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != pid:
+                try:
+                    parent, own, reaped = _times(name)
+                except OSError:
+                    continue
+                if parent == pid:
+                    total += own + reaped
+        # A child that was waited for meanwhile is in neither sum.
+        if _times(pid)[2] == before:
+            return total
