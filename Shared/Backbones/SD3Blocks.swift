@@ -102,7 +102,9 @@ private struct SD3FeedForward {
         down = try tree.linear("\(name).net.2", 4 * dim, dim)
     }
 
-    func callAsFunction(_ x: Variable) -> Variable { down(up(x, .gelu)) }
+    func callAsFunction(_ x: Variable) -> Variable {
+        feedForward(x, hidden: up.weight.variable.shape[0], others: []) { x, _ in down(up(x, .gelu)) }
+    }
 }
 
 /// One block of both streams. The last block of a model leaves the context as it is, for nothing comes after.

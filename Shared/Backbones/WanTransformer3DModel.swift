@@ -141,8 +141,9 @@ private struct WanTransformerBlock {
         let normed = norm2.map { layerNorm(x, $0.weight.variable, $0.bias.variable, eps: eps) } ?? x
         x = add(x, attn2(normed, text: text, image: image))
         // 3. Feed-forward.
-        let hidden = up(layerNormModulate(x, shift: m[3], scale: m[4], eps: eps), .gelu)
-        return gatedResidual(x, down(hidden), gate: m[5])
+        return feedForward(consume x, hidden: up.weight.variable.shape[0], others: [m[3], m[4], m[5]]) { x, m in
+            gatedResidual(x, down(up(layerNormModulate(x, shift: m[0], scale: m[1], eps: eps), .gelu)), gate: m[2])
+        }
     }
 }
 

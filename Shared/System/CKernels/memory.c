@@ -1,5 +1,7 @@
 // Blocks are rounded up to a size class (an eighth of a power of two apart) and kept for the next tensor of that class: a training step
-// asks for the same sizes again and again, and a fresh page from the system costs more than the arithmetic done on it.
+// asks for the same sizes again and again, and a fresh page from the system costs more than the arithmetic done on it. The largest blocks
+// are traded: before one of a new size is asked of the system, idle ones of other sizes go back, so that a long clip's peak is what is in
+// use at once and not the sum of every size's own peak.
 #include "CKernels.h"
 #include <pthread.h>
 #include <stdlib.h>
@@ -8,6 +10,8 @@
 
 enum { CLASSES = 64 * 8 };
 static const size_t SMALLEST = 256;
+// From here on the pages of a block cost little beside the arithmetic done on it.
+static const size_t TRADED = (size_t)32 << 20;
 
 typedef struct idle_block {
     struct idle_block *next;
@@ -53,18 +57,42 @@ static void *fresh(size_t size) {
     return memory;
 }
 
-void *ck_allocate(size_t bytes) {
-    pthread_once(&once, prepare);
-    int c;
-    size_t size = round_up(bytes, &c);
+static size_t class_size(int c) {
+    size_t power = (size_t)c / 8;
+    return ((size_t)1 << power) + (size_t)(c % 8) * (((size_t)1 << power) >> 3);
+}
+
+// Takes one idle block off a shelf; NULL if there is none.
+static void *take(int c) {
     pthread_mutex_lock(&shelves[c].lock);
     idle_block *block = shelves[c].first;
     if (block) shelves[c].first = block->next;
     pthread_mutex_unlock(&shelves[c].lock);
-    if (block) {
-        __atomic_fetch_sub(&idle_bytes, size, __ATOMIC_RELAXED);
-        return block;
+    if (block) __atomic_fetch_sub(&idle_bytes, class_size(c), __ATOMIC_RELAXED);
+    return block;
+}
+
+// Gives idle large blocks back to the system, the largest first, until `size` bytes have gone.
+static void trade(size_t size) {
+    int last;
+    round_up(TRADED, &last);
+    size_t gone = 0;
+    for (int c = CLASSES - 1; c >= last && gone < size; c--) {
+        void *block;
+        while (gone < size && (block = take(c))) {
+            free(block);
+            gone += class_size(c);
+        }
     }
+}
+
+void *ck_allocate(size_t bytes) {
+    pthread_once(&once, prepare);
+    int c;
+    size_t size = round_up(bytes, &c);
+    void *block = take(c);
+    if (block) return block;
+    if (size >= TRADED) trade(size);
     void *memory = fresh(size);
     if (memory) return memory;
     ck_trim();
@@ -97,11 +125,10 @@ void ck_trim(void) {
         shelves[c].first = NULL;
         pthread_mutex_unlock(&shelves[c].lock);
         if (!block) continue;
-        size_t power = (size_t)c / 8, size = ((size_t)1 << power) + (size_t)(c % 8) * (((size_t)1 << power) >> 3);
         while (block) {
             idle_block *next = block->next;
             free(block);
-            __atomic_fetch_sub(&idle_bytes, size, __ATOMIC_RELAXED);
+            __atomic_fetch_sub(&idle_bytes, class_size(c), __ATOMIC_RELAXED);
             block = next;
         }
     }

@@ -18,22 +18,24 @@ public final class Variable {
         node = requiresGradient ? Node(shape: tensor.shape, requiresGradient: true) : nil
     }
 
-    private init(result tensor: Tensor, inputs: [Variable], rule: @escaping Rule) {
+    private init(result tensor: Tensor, parents: [Node], rule: @escaping Rule) {
         self.tensor = tensor
-        let parents = inputs.map { $0.node ?? Node(shape: $0.tensor.shape, requiresGradient: false) }
         node = Node(shape: tensor.shape, requiresGradient: true, parents: parents, rule: rule)
     }
+
+    /// This variable's place in a graph: what an operation needs of an input whose values no rule reads.
+    var place: Node { node ?? Node(shape: tensor.shape, requiresGradient: false) }
 
     /// The result of an operation over `inputs`. The rule is kept only if some input requires a gradient, and should compute gradients only for
     /// those that do; it captures the tensors that it needs, and no others: an input's tensor is not kept for it.
     public static func operation(_ tensor: Tensor, inputs: [Variable], backward rule: @escaping Rule) -> Variable {
         guard inputs.contains(where: \.requiresGradient) else { return Variable(tensor) }
-        return Variable(result: tensor, inputs: inputs, rule: rule)
+        return Variable(result: tensor, parents: inputs.map(\.place), rule: rule)
     }
 
     /// A result that requires a gradient although perhaps none of its inputs does (what it captures does).
-    static func forced(_ tensor: Tensor, inputs: [Variable], backward rule: @escaping Rule) -> Variable {
-        Variable(result: tensor, inputs: inputs, rule: rule)
+    static func forced(_ tensor: Tensor, inputs: [Node], backward rule: @escaping Rule) -> Variable {
+        Variable(result: tensor, parents: inputs, rule: rule)
     }
 
     public var requiresGradient: Bool { node != nil }

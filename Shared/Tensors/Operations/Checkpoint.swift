@@ -7,7 +7,7 @@ public func checkpointed(_ inputs: [Variable], _ body: @escaping ([Variable]) ->
     let first = body(inputs.map { Variable($0.tensor, requiresGradient: $0.requiresGradient) })
     guard first.requiresGradient else { return first }
     let tensors = inputs.map(\.tensor)
-    return .forced(first.tensor, inputs: inputs) { gradient, inputs in
+    return .forced(first.tensor, inputs: inputs.map(\.place)) { gradient, inputs in
         let again = zip(tensors, inputs).map { Variable($0, requiresGradient: $1.requiresGradient) }
         body(again).backward(gradient)
         for (copy, input) in zip(again, inputs) { if let slope = copy.gradient { input.accumulate(slope) } }

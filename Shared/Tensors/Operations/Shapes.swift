@@ -47,17 +47,7 @@ public func slice(_ x: Variable, axis: Int, range: Range<Int>) -> Variable {
     return .operation(x.tensor.sliced(axis: axis, range), inputs: [x]) { gradient, inputs in
         let span = Profile.begin("slice backward")
         defer { span.end() }
-        let shape = inputs[0].shape
-        let inner = shape[(axis + 1)...].reduce(1, *)
-        let row = shape[axis] * inner
-        let width = range.count * inner
-        inputs[0].accumulateInPlace { target, adds in
-            if !adds { ck_fill(target, 0, shape.reduce(1, *)) }
-            for o in 0..<shape[..<axis].reduce(1, *) {
-                ck_axpy(gradient.pointer + o * width, 1, target + o * row + range.lowerBound * inner, width)
-            }
-            withExtendedLifetime(gradient) {}
-        }
+        inputs[0].accumulate(gradient, axis: axis, range)
     }
 }
 
