@@ -111,6 +111,19 @@ enum Invariants {
             """
         ),
         (
+            "I7 children run only after all their parents have succeeded",
+            """
+            select count(*), count(*) filter (where early or stuck), min(child || ' of ' || parent) filter (where early or stuck)
+            from (select i.job as child, p.parent::bigint as parent,
+                exists (select from chaos.trace k where k.job = i.job and k.what = 'claim' and not exists (
+                    select from chaos.trace d where d.job = p.parent::bigint and d.what = 'done' and d.n < k.n)) as early,
+                exists (select from chaos.trace d where d.job = p.parent::bigint and d.what = 'dead')
+                    and not exists (select from chaos.trace d where d.job = i.job and d.what = 'dead') as stuck
+                from chaos.trace i, jsonb_array_elements_text(i.headers -> 'waits_for') p (parent)
+                where i.what = 'in' and i.headers ? 'waits_for') x
+            """
+        ),
+        (
             "I8 rescued only from the lost",
             """
             select count(*), count(*) filter (where not lawful), min(job || ': ' || rescue) filter (where not lawful)
@@ -128,17 +141,38 @@ enum Invariants {
             "I9 nothing is claimed while its queue is paused",
             """
             select (select count(*) from chaos.pause), count(*), min(t.job || ' claimed by a statement of ' || t.statement_at || ', paused ' || p.paused_at || ' to ' || coalesce(p.resumed_at::text, 'now')) from chaos.trace t join chaos.pause p on p.queue_id = t.queue_id
-            where t.what = 'claim' and t.statement_at > p.paused_at and t.statement_at < coalesce(p.resumed_at, 'infinity')
+            where t.what = 'claim' and t.statement_at > p.paused_at and t.at < coalesce(p.resumed_at, 'infinity')
             """
         ),
     ]
+
+    /// Permits, where the schema has them.
+    private static let slotStatements: [(name: String, sql: String)] = [
+        (
+            "I5 no permit is held by nobody, and none is lost",
+            """
+            select count(*), count(*) filter (where wrong), min(key) filter (where wrong) from (
+                select l.key, l.total <> (select count(*) from queue.slot s where s.key = l.key)
+                    or exists (select from queue.slot s where s.key = l.key and s.job_id is not null) as wrong from queue.slot_limit l) x
+            """
+        )
+    ]
+
+    /// Of one snapshot on the way: jobs that run without the permit they need, and permits without their job.
+    static let slotSample = """
+        select (select count(*) from queue.job j where j.state = 1 and j.slot is not null
+            and not exists (select from queue.slot s where s.key = j.slot and s.job_id = j.id and s.token = j.token))
+        + (select count(*) from queue.slot s where s.job_id is not null
+            and not exists (select from queue.job j where j.id = s.job_id and j.token = s.token and j.state = 1 and j.slot = s.key))
+        """
 
     /// Checks everything there is to check.
     static func check(_ client: PostgresClient, acknowledged: [Int64]) async throws -> [Check] {
         try await client.query("insert into chaos.acknowledged select unnest($1::bigint[])", [.array(acknowledged)])
         try await client.execute("analyze chaos.trace; analyze public.effect; analyze queue.done; analyze queue.dead")
         var checks: [Check] = []
-        for (name, sql) in statements {
+        let slots = try await client.query("select to_regclass('queue.slot') is not null")[0][0].bool
+        for (name, sql) in slots ? statements + slotStatements : statements {
             let row = try await client.query(sql)[0]
             checks.append(Check(name: name, examined: try row[0].int, violations: try row[1].int, example: try row[2].optionalString ?? ""))
         }

@@ -15,6 +15,8 @@ final class Load: Sendable {
     private let client: PostgresClient
     private let state: Mutex<State>
     private let backlog: Int
+    /// What the schema has.
+    private let features = Mutex((slots: false, dependencies: false))
     private let tasks = Mutex<[Task<Void, Never>]>([])
 
     init(client: PostgresClient, seed: UInt64, backlog: Int = 40) {
@@ -75,6 +77,37 @@ final class Load: Sendable {
         return ids
     }
 
+    /// Looks what the schema has, and makes a slot of two permits.
+    func prepare() async throws {
+        let row = try await client.query("select to_regclass('queue.slot') is not null, to_regclass('queue.dep') is not null")[0]
+        let (slots, dependencies) = (try row[0].bool, try row[1].bool)
+        features.withLock { $0 = (slots, dependencies) }
+        if slots { try await client.query("select queue.slots_define('chaos', 2)") }
+    }
+
+    var hasDependencies: Bool { features.withLock { $0.dependencies } }
+
+    /// Three jobs, one that waits for them, and one that waits for that; in one transaction, as a pipeline is enqueued.
+    func enqueueFamily() async throws {
+        let ids = try await client.transaction { connection in
+            var ids: [Int64] = []
+            func add(_ kind: String, _ arguments: String, after parents: [Int64]) async throws -> Int64 {
+                let id = try await connection.query(
+                    "select queue.enqueue($1, $2, waits_for => $3::bigint[], band => 0) as id",
+                    [.string(kind), .json(arguments), .array(parents)])[0]["id"].int64
+                ids.append(id)
+                return id
+            }
+            var parents: [Int64] = []
+            for pause in [0.0, 0.02] { parents.append(try await add("chaos_short", "{\"p\":\(pause)}", after: [])) }
+            parents.append(try await add("chaos_short", #"{"p":0.01,"e":false}"#, after: []))
+            let child = try await add("chaos_short", #"{"p":0.01}"#, after: parents)
+            _ = try await add("chaos_short", #"{"p":0,"t":1}"#, after: [child])
+            return ids
+        }
+        state.withLock { $0.acknowledged += ids }
+    }
+
     private func produce() async throws {
         guard try await client.query("select count(*) from queue.job where state in (0, 1)")[0][0].int < backlog else { return }
         let (kind, arguments, count) = roll { dice -> (String, String, Int) in
@@ -87,6 +120,16 @@ final class Load: Sendable {
             }
         }
         try await enqueue(kind, arguments, count: count)
+        let (slots, dependencies) = features.withLock { $0 }
+        if dependencies, roll({ $0.chance(0.15) }) { try await enqueueFamily() }
+        if slots, roll({ $0.chance(0.4) }) {
+            let id = try await client.query(
+                "select queue.enqueue($1, $2, slot => 'chaos') as id",
+                roll { $0.chance(0.5) }
+                    ? [.string("chaos_short"), .json(#"{"p":0.01}"#)] : [.string("chaos_long"), .json(#"{"n":2,"p":0.02}"#)]
+            )[0]["id"].int64
+            state.withLock { $0.acknowledged.append(id) }
+        }
         // Part of one transaction: the job and whatever else its producer writes.
         if roll({ $0.chance(0.3) }) {
             let id = try await client.transaction { connection in
@@ -127,6 +170,10 @@ final class Load: Sendable {
                 and t.new_token = e.token)) as effects
             """)[0]
         let (places, effects) = (try row["places"].int, try row["effects"].int)
+        if features.withLock({ $0.slots }) {
+            let wrong = try await client.query(Invariants.slotSample)[0][0].int
+            if wrong > 0 { state.withLock { $0.seen.append("\(wrong) permits and jobs that do not belong together") } }
+        }
         state.withLock {
             $0.sampled += 1
             if places > 0 { $0.seen.append("\(places) jobs in two places at once") }

@@ -61,6 +61,7 @@ public final class Round: Sendable {
         do {
             try await client.query(
                 "select queue.schedule_add('chaos', 'chaos_short', '{\"p\":0.01}', every_new_pairs => 3, topic => 'chaos')")
+            try await load.prepare()
             try await fleet.ensure(3)
             load.start()
             try await scene.prepare(cells, &report)
@@ -86,7 +87,7 @@ public final class Round: Sendable {
             let samples = load.samples
             report.checks.append(
                 Check(
-                    name: "I1, I3 in every snapshot on the way", examined: samples.count, violations: samples.seen.count,
+                    name: "I1, I3, I5 in every snapshot on the way", examined: samples.count, violations: samples.seen.count,
                     example: samples.seen.first ?? ""))
             let row = try await client.query(
                 """

@@ -147,6 +147,8 @@ actor Scene {
                 try await connection.query(
                     "insert into chaos.planted select s.key, s.next_at from queue.schedule s where s.key = $1", [key])
             }
+        case .fanIn:
+            try await load.enqueueFamily()
         case .pruneOrVacuum:
             startJanitor()
         default: break

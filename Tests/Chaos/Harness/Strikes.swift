@@ -6,8 +6,7 @@ import Postgres
 extension Scene {
     /// Faults that need something of the machine: says of each cell that cannot be done here why not.
     func prepare(_ cells: [Cell], _ report: inout RoundReport) async throws {
-        let hasDependencies = try await client.query("select to_regclass('queue.dep') is not null")[0][0].bool
-        if !hasDependencies {
+        if !load.hasDependencies {
             for cell in cells where cell.point == .fanIn { report.impossible[cell] = "the schema has no jobs that wait for others" }
         }
         guard cells.contains(where: { $0.fault == .disk }) else { return }
@@ -161,6 +160,11 @@ extension Scene {
             ids = try await load.enqueue("chaos_loop", "{\"d\":\"abort\",\"k\":1000,\(mark)}", band: 0)
         case .claimedNotStarted:
             ids = try await load.enqueue("chaos_short", "{\"t\":\(1 + choice),\(mark)}", band: 0)
+        case .fanIn:
+            // A parent that fails, or takes its process along, before it succeeds: its child waits.
+            let parent = choice % 2 == 0 ? "{\"t\":2,\(mark)}" : "{\"d\":\"abort\",\"k\":1,\(mark)}"
+            ids = try await load.enqueue("chaos_short", parent, band: 0)
+            try await client.query("select queue.enqueue('chaos_short', '{\"p\":0}', waits_for => $1::bigint[])", [.array(ids)])
         case .midHandler:
             let how = choice % 2 == 0 ? "abort" : "memory"
             ids = try await load.enqueue("chaos_short", "{\"d\":\"\(how)\",\"k\":1,\(mark)}", band: 0)

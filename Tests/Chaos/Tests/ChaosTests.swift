@@ -30,7 +30,7 @@ import Testing
                 let struck = report.trials.values.reduce(0, +)
                 #expect(struck * 4 >= (cells.count - report.impossible.count) * 3, "only \(struck) faults struck; missed: \(report.missed)")
                 #expect(
-                    report.checks.allSatisfy { $0.examined > 0 || $0.name.hasPrefix("I6") },
+                    report.checks.allSatisfy { $0.examined > 0 || $0.name.hasPrefix("I6") || $0.name.hasPrefix("I7") },
                     "\(report.checks.map { ($0.name, $0.examined) })")
             }
         }
@@ -65,7 +65,7 @@ import Testing
     @Test func anIdleWorkerHardlyShows() async throws {
         try await withServer { server in
             let report = try await IdleTest(server: server, seconds: 8).run()
-            #expect(report.statements > 0.5 && report.statements < 6 && report.cpu < 2, "\(report)")
+            #expect(report.statements > 0.5 && report.statements < 10 && report.cpu < 2, "\(report)")
         }
     }
 
