@@ -118,8 +118,8 @@ begin
             s.next_at := queue.cron_next(s.cron, s.time_zone, tick.at);
             fired := fired + (s.fired - before);
         exception
-            -- A lock or a conflict passes: the next sweep tries again.
-            when transaction_rollback or lock_not_available then
+            -- A lock, a conflict, a full disk pass: the next sweep tries again.
+            when transaction_rollback or lock_not_available or insufficient_resources or system_error then
                 continue;
             -- A queue that is gone, a time zone that the server has lost: this schedule waits for an operator, the others go on.
             when others then
