@@ -34,7 +34,8 @@ final class JobInputs: Sendable {
         fetcher = try ArtifactFetcher(
             allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
             fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-            maximumBytes: configuration.artifactsMaximumBytes, s3: s3,
+            cacheLimit: configuration.artifactsCacheLimit, maximumBytes: configuration.artifactsMaximumBytes,
+            deadlineSeconds: configuration.artifactsDeadlineSeconds, s3: s3,
             logger: logger, onFetch: { record.add($0) })
     }
 

@@ -20,7 +20,8 @@ enum LatentScorerService {
         do {
             fetcher = try ArtifactFetcher(
                 allow: service.artifactsAllow + [service.artifactsStore].filter { !$0.hasPrefix("file:") },
-                fileRoots: service.artifactsFileRoots, cache: service.artifactsCache, maximumBytes: service.artifactsMaximumBytes,
+                fileRoots: service.artifactsFileRoots, cache: service.artifactsCache, cacheLimit: service.artifactsCacheLimit,
+                maximumBytes: service.artifactsMaximumBytes, deadlineSeconds: service.artifactsDeadlineSeconds,
                 s3: S3Configuration(environment: service.environment.variables), logger: logger, onFetch: { fetches.add($0) })
         } catch let error as ArtifactError {
             throw ConfigurationError(variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "cannot be used: \(error)")

@@ -36,7 +36,8 @@ final class TrainerInputs: Sendable {
             fetcher = try ArtifactFetcher(
                 allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
                 fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-                maximumBytes: configuration.artifactsMaximumBytes, s3: s3, logger: logger, onFetch: { record.add($0) })
+                cacheLimit: configuration.artifactsCacheLimit, maximumBytes: configuration.artifactsMaximumBytes,
+                deadlineSeconds: configuration.artifactsDeadlineSeconds, s3: s3, logger: logger, onFetch: { record.add($0) })
         } catch let error as ArtifactError {
             throw ConfigurationError(
                 variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "or FORETASTE_ARTIFACTS_STORE cannot be used: \(error)")

@@ -23,8 +23,10 @@ public struct ArtifactCache: Sendable {
     /// How large the cache may be when nothing else is said.
     public static let defaultLimit = 64 << 30
 
-    let folder: String
-    let limit: Int
+    /// Where it is.
+    public let folder: String
+    /// How many bytes it may have.
+    public let limit: Int
     /// What was used so recently is not deleted, in seconds.
     var graceSeconds = 600
     /// What a part's owner left behind is deleted after this long.

@@ -23,6 +23,10 @@ public struct ServiceConfiguration: Sendable {
     public let artifactsCache: String
     /// `FORETASTE_ARTIFACTS_MAX_BYTES`: the largest artifact that is fetched; 4 GiB when unset.
     public let artifactsMaximumBytes: Int
+    /// `FORETASTE_ARTIFACTS_CACHE_LIMIT`: how many bytes the cache may have before what was not used for longest is deleted; 64 GiB when unset.
+    public let artifactsCacheLimit: Int
+    /// `FORETASTE_ARTIFACTS_DEADLINE_SECONDS`: the longest that fetching one artifact may take; by its size when unset.
+    public let artifactsDeadlineSeconds: Int?
     /// `FORETASTE_<SERVICE>_READY_FILE`: written, whole and at once, when the listener is bound.
     public let readyFile: String?
     /// `FORETASTE_LOG_LEVEL`: `trace`, `debug`, `info` (default), `notice`, `warning`, `error`, `critical`.
@@ -72,6 +76,8 @@ public struct ServiceConfiguration: Sendable {
         artifactsFileRoots = roots
         artifactsCache = environment.string("FORETASTE_ARTIFACTS_CACHE") ?? dataDirectory + "/cache/artifacts"
         artifactsMaximumBytes = try environment.integer("FORETASTE_ARTIFACTS_MAX_BYTES", in: 1...Int.max) ?? 4 << 30
+        artifactsCacheLimit = try environment.integer("FORETASTE_ARTIFACTS_CACHE_LIMIT", in: 1...Int.max) ?? 64 << 30
+        artifactsDeadlineSeconds = try environment.integer("FORETASTE_ARTIFACTS_DEADLINE_SECONDS", in: 1...604_800)
         readyFile = environment.string(prefix + "READY_FILE")
         let levels = Logger.Level.allCases.map(\.rawValue)
         logLevel = try environment.choice("FORETASTE_LOG_LEVEL", of: levels).flatMap(Logger.Level.init(rawValue:)) ?? .info
@@ -104,7 +110,9 @@ public struct ServiceConfiguration: Sendable {
             ("FORETASTE_ARTIFACTS_STORE", "where own artifacts go: file:///…, http://…, s3://bucket/…", "artifacts/ in the data folder"),
             ("FORETASTE_ARTIFACTS_FILE_ROOTS", "folders that file: URLs may name, by commas", "the own store"),
             ("FORETASTE_ARTIFACTS_CACHE", "the folder of fetched artifacts", "cache/artifacts in the data folder"),
+            ("FORETASTE_ARTIFACTS_CACHE_LIMIT", "bytes that the cache may have; the least recently used goes first", "68719476736"),
             ("FORETASTE_ARTIFACTS_MAX_BYTES", "the largest artifact that is fetched", "4294967296"),
+            ("FORETASTE_ARTIFACTS_DEADLINE_SECONDS", "the longest that fetching one artifact may take", "60 and 4 a MiB"),
             ("FORETASTE_LOG_LEVEL", "trace, debug, info, notice, warning, error, critical", "info"),
             ("FORETASTE_LOG_FORMAT", "json or text", "text on a terminal, else json"),
             ("FORETASTE_SHUTDOWN_SECONDS", "how long a graceful shutdown may take", "20"),
@@ -119,7 +127,10 @@ public struct ServiceConfiguration: Sendable {
             "artifacts_allow=\(Redaction.redact(artifactsAllow.joined(separator: ",")))",
             "artifacts_store=\(Redaction.redact(artifactsStore))",
             "artifacts_file_roots=\(artifactsFileRoots.joined(separator: ","))", "artifacts_cache=\(artifactsCache)",
-            "artifacts_max_bytes=\(artifactsMaximumBytes)", "ready_file=\(readyFile ?? "none")", "log_level=\(logLevel)",
+            "artifacts_cache_limit=\(artifactsCacheLimit)",
+            "artifacts_max_bytes=\(artifactsMaximumBytes)",
+            "artifacts_deadline_seconds=\(artifactsDeadlineSeconds.map { "\($0)" } ?? "by size")", "ready_file=\(readyFile ?? "none")",
+            "log_level=\(logLevel)",
             "log_format=\(logFormat.rawValue)", "shutdown_seconds=\(shutdownDeadline)", "drain_seconds=\(drainDelay)",
         ].joined(separator: "\n")
     }

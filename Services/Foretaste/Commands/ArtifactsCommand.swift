@@ -1,11 +1,38 @@
 import ArgumentParser
 import ArtifactServer
+import Artifacts
 import Foundation
 
 /// `foretaste artifacts …`
 struct ArtifactsCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "artifacts", abstract: "A small artifact server, for demos and tests.", subcommands: [Serve.self])
+        commandName: "artifacts", abstract: "The cache of fetched artifacts, and a small artifact server.",
+        subcommands: [Cache.self, Serve.self])
+
+    struct Cache: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Say how large the cache of fetched artifacts is, and prune it.",
+            discussion: """
+                What was not used for longest goes first, and nothing that was used in the last ten minutes. Services may run meanwhile. They \
+                prune by themselves as well, above FORETASTE_ARTIFACTS_CACHE_LIMIT.
+                """)
+        @OptionGroup var options: DataOptions
+        @Flag(help: "Delete down to a tenth below the limit, when the cache is above it.") var prune = false
+        @Option(help: "Another limit than FORETASTE_ARTIFACTS_CACHE_LIMIT, in bytes.") var limit: Int?
+
+        func validate() throws {
+            guard (limit ?? 0) >= 0 else { throw ValidationError("--limit is a number of bytes, 0 or more") }
+            guard limit == nil || prune else { throw ValidationError("--limit goes with --prune") }
+        }
+
+        func run() async throws {
+            let cache = try options.artifactCache()
+            let usage = prune ? try cache.prune(to: limit) : cache.usage()
+            print("\(cache.folder): \(usage.files) artifacts, \(usage.bytes) bytes; \(usage.partBytes) bytes of unfinished transfers")
+            print("limit \(limit ?? cache.limit) bytes")
+            if prune { print("deleted \(usage.removedFiles) artifacts, \(usage.removedBytes) bytes") }
+        }
+    }
 
     struct Serve: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

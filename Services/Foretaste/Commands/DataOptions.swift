@@ -23,6 +23,12 @@ struct DataOptions: ParsableArguments {
             location: configuration.artifactsStore, s3: S3Configuration(environment: configuration.environment.variables))
     }
 
+    /// The cache that the services of this data folder share.
+    func artifactCache() throws -> ArtifactCache {
+        let configuration = try configuration()
+        return ArtifactCache(folder: configuration.artifactsCache, limit: configuration.artifactsCacheLimit)
+    }
+
     func cacheDirectory() throws -> String { try configuration().artifactsCache }
 
     /// Fetches what this system stored and what the operator allowed.
@@ -31,7 +37,8 @@ struct DataOptions: ParsableArguments {
         return try ArtifactFetcher(
             allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
             fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-            maximumBytes: configuration.artifactsMaximumBytes,
+            cacheLimit: configuration.artifactsCacheLimit, maximumBytes: configuration.artifactsMaximumBytes,
+            deadlineSeconds: configuration.artifactsDeadlineSeconds,
             s3: S3Configuration(environment: configuration.environment.variables))
     }
 
