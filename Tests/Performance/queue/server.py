@@ -1,4 +1,5 @@
 """One PostgreSQL for all engines of a run: private, durable, in a temporary place, gone afterwards."""
+import fcntl
 import glob
 import os
 import pwd
@@ -35,14 +36,14 @@ def binaries():
 
 
 def remove_leftovers():
-    """Data of runs that were killed; their servers died with them."""
-    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+    """Data of runs that were killed: whoever runs holds the lock of its folder."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/lock"):
         try:
-            pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
+            with open(lock) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:
             continue
-        if not os.path.exists(f"/proc/{pid}"):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:
@@ -52,6 +53,8 @@ class Server:
         self.bin = binaries()
         remove_leftovers()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.lock = open(self.folder / "lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.account = {}
         if os.getuid() == 0:
             user = pwd.getpwnam("postgres")
@@ -86,6 +89,7 @@ class Server:
         if self.child:
             end(self.child.process)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.lock.close()
 
     def log(self):
         try:
