@@ -17,7 +17,8 @@ create table queue.queue (
     max_rescues smallint not null check (max_rescues >= 0),
     backoff_base interval not null default '1 second',
     backoff_cap interval not null,
-    retention interval
+    retention interval,
+    uses_slots boolean not null default false
 );
 comment on table queue.queue is 'Settings, a row a queue. A job goes to the queue named like its kind unless told otherwise.';
 comment on column queue.queue.class is 'short: milliseconds to seconds, under the worker''s lease. long: minutes to hours, a run row with its own lease each.';
@@ -25,6 +26,7 @@ comment on column queue.queue.worker_ttl is 'Lease of a worker (and of a run); r
 comment on column queue.queue.stall_timeout is 'A long run that has reported no progress for this long loses its lease though its process lives; null: never.';
 comment on column queue.queue.max_attempts is 'Failures (errors thrown by the handler) after which the job is dead.';
 comment on column queue.queue.max_rescues is 'Crashes (leases lost with the worker) after which the job is dead: a crash loop.';
+comment on column queue.queue.uses_slots is 'Some job of it named a slot, so that claims look for permits; set by the first one.';
 comment on column queue.queue.retention is 'How long finished jobs stay in queue.done; null: for ever.';
 
 create table queue.worker (

@@ -26,20 +26,29 @@ comment on function queue.find is 'The settings of a queue; an error that lists 
 
 create function queue.enqueue(
     kind text, args jsonb default '{}', queue text default null, dedupe_key text default null,
-    run_at timestamptz default null, band int default 1, headers jsonb default null
+    run_at timestamptz default null, band int default 1, headers jsonb default null, slot text default null,
+    waits_for bigint[] default null, on_parent_failure text default 'cancel'
 ) returns bigint language plpgsql as $$
 #variable_conflict use_column
 declare
     target queue.queue := queue.find(coalesce(enqueue.queue, enqueue.kind));
     later boolean := coalesce(enqueue.run_at > clock_timestamp(), false);
+    waits boolean := coalesce(cardinality(enqueue.waits_for) > 0, false);
     job bigint;
 begin
+    if enqueue.slot is not null then
+        perform queue.slot_ensure(enqueue.slot);
+        update queue.queue q set uses_slots = true where q.id = target.id and not q.uses_slots;
+    end if;
+    if waits then
+        headers := coalesce(enqueue.headers, '{}') || jsonb_build_object('waits_for', enqueue.waits_for);
+    end if;
     loop
         -- One statement, so that whatever looks at the new job finds its body.
         with fresh as (
-            insert into queue.job (seq, queue_id, kind, dedupe_key, run_at, band, state)
-            values (case when not later then nextval('queue.seq') end, target.id, enqueue.kind, enqueue.dedupe_key,
-                case when later then enqueue.run_at end, enqueue.band, case when later then 2 else 0 end)
+            insert into queue.job (seq, queue_id, kind, dedupe_key, run_at, band, state, slot)
+            values (case when not later and not waits then nextval('queue.seq') end, target.id, enqueue.kind, enqueue.dedupe_key,
+                case when later then enqueue.run_at end, enqueue.band, case when waits then 3 when later then 2 else 0 end, enqueue.slot)
             on conflict (dedupe_key) where queue.job.dedupe_key is not null do nothing
             returning id
         )
@@ -47,7 +56,9 @@ begin
         returning id into job;
         if found then
             insert into queue.tally (queue_id, kind, what, n) values (target.id, enqueue.kind, 'enqueued', 1);
-            if not later then
+            if waits then
+                perform queue.wait_for(job, enqueue.waits_for, enqueue.on_parent_failure);
+            elsif not later then
                 perform queue.ring(target.class);
             end if;
             return job;
@@ -61,6 +72,7 @@ begin
 end
 $$;
 comment on function queue.enqueue is 'Adds a job and returns its id; with a dedupe_key that a live job has, returns that one''s. Part of the caller''s transaction. '
+    'slot names a permit that it needs to run; waits_for the jobs that must succeed first, and on_parent_failure (cancel, continue) what becomes of it when one is given up. '
     'Example: select queue.enqueue(''train_reward'', ''{"name":"reward-overall","backbone":"wan-demo"}'')';
 
 create function queue.enqueue_many(kind text, args jsonb[], dedupe_keys text[] default null, queue text default null, band int default 1)

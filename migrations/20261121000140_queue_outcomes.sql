@@ -17,6 +17,8 @@ create function queue.finish(ids bigint[], tokens bigint[], results jsonb[]) ret
 #variable_conflict use_column
 declare
     finished bigint[];
+    parents bigint[];
+    has_slots boolean;
 begin
     if octet_length(finish.results::text) > 65536 and exists (select from unnest(finish.results) r where octet_length(r::text) > 65536) then
         raise exception 'a job''s result is limited to 64 kB' using errcode = 'program_limit_exceeded',
@@ -25,17 +27,25 @@ begin
     with fin as (
         delete from queue.job j using unnest(finish.ids, finish.tokens, finish.results) d (id, token, result)
         where j.id = d.id and j.token = d.token and j.state = 1
-        returning j.id, j.token, j.worker_id, j.created_at, j.claimed_at, j.attempt, j.queue_id, j.failures, j.rescues, j.kind, d.result
+        returning j.id, j.token, j.worker_id, j.created_at, j.claimed_at, j.attempt, j.queue_id, j.failures, j.rescues, j.kind,
+            j.parent, j.slot, d.result
     ), history as (
         insert into queue.done (id, token, worker_id, created_at, claimed_at, finished_at, attempt, queue_id, failures, rescues, kind, result)
         select fin.id, fin.token, fin.worker_id, fin.created_at, fin.claimed_at, clock_timestamp(), fin.attempt, fin.queue_id,
             fin.failures, fin.rescues, fin.kind, fin.result from fin
     )
-    select array_agg(fin.id) into finished from fin;
+    select array_agg(fin.id), array_agg(fin.id) filter (where fin.parent), bool_or(fin.slot is not null) into finished, parents, has_slots from fin;
     delete from queue.checkpoint c where c.job_id = any (finished);
     delete from queue.run r where r.job_id = any (finished);
     if found then
         perform pg_notify('queue_progress', '');
+    end if;
+    -- A job with a run row may hold the permit of its machine.
+    if found or has_slots then
+        perform queue.free_slots(finished);
+    end if;
+    if parents is not null then
+        perform queue.finish_parents(parents);
     end if;
     return coalesce(finished, '{}');
 end
@@ -61,6 +71,10 @@ begin
         perform queue.note(victim.queue_id, victim.kind, 'cancelled');
     else
         perform queue.note(victim.queue_id, victim.kind, 'failed', 1, victim.id, victim.last_error ->> 'message');
+    end if;
+    perform queue.free_slots(array[victim.id]);
+    if victim.parent then
+        perform queue.fail_parents(array[victim.id]);
     end if;
     perform pg_notify('queue_progress', '');
 end
@@ -103,6 +117,7 @@ begin
     where j.id = job.id;
     delete from queue.run r where r.job_id = job.id;
     perform queue.note(job.queue_id, job.kind, 'retried', 1, job.id, job.last_error ->> 'message');
+    perform queue.free_slots(array[job.id]);
     return 'retry';
 end
 $$;
@@ -120,6 +135,7 @@ begin
     else
         update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq') where j.id = job.id;
         delete from queue.run r where r.job_id = job.id;
+        perform queue.free_slots(array[job.id]);
         perform queue.ring(q.class) from queue.queue q where q.id = job.queue_id;
     end if;
 end

@@ -4,7 +4,7 @@
 
 create function queue.turn(
     worker bigint, queue text, kind text, up_to int, low bigint[] default '{0,0,0,0}', ids bigint[] default '{}',
-    tokens bigint[] default '{}', results jsonb[] default '{}', first_band int default 0
+    tokens bigint[] default '{}', results jsonb[] default '{}', first_band int default 0, offered text default null
 ) returns table (
     id bigint, token bigint, fenced boolean, attempt int, failures smallint, rescues smallint, band smallint, seq bigint, args jsonb, headers jsonb,
     waited double precision
@@ -40,6 +40,13 @@ begin
     if not found then
         return;
     end if;
+    if source.uses_slots or turn.offered is not null then
+        return query
+            select got.id, got.token, false, got.attempt, got.failures, got.rescues, got.band, got.seq, b.args, b.headers,
+                case when got.attempt = 1 or got.run_at is not null then date_part('epoch', got.claimed_at - coalesce(got.run_at, got.created_at)) end
+            from queue.lease_with_slots(turn.worker, source, turn.kind, turn.up_to, turn.offered) got join queue.body b on b.id = got.id;
+        return;
+    end if;
     return query
         with got as (
             update queue.job j set state = 1, worker_id = turn.worker, token = j.token + 1 + floor(random() * 1000000)::bigint,
@@ -72,7 +79,8 @@ end
 $$;
 comment on function queue.turn is 'Finishes jobs (ids, tokens, results) and leases up to so many ready ones to the worker, in one commit. Rows that are fenced name what was not '
     'finished because its token is no longer live; all others are leases. None are given while the queue is paused or the worker''s lease is over. '
-    'low holds, for each band, the place in line up to which there is nothing more to find, as far as the caller knows; first_band is looked at first, the others by priority.';
+    'low holds, for each band, the place in line up to which there is nothing more to find, as far as the caller knows; first_band is looked at first, the others by priority. '
+    'offered names a slot of which each lease takes a permit besides the one that the job names: that of the worker''s machine.';
 
 create function queue.claim(worker bigint, queue text, kind text, up_to int)
 returns table (id bigint, token bigint, attempt int, failures smallint, rescues smallint, args jsonb, headers jsonb) language sql as $$

@@ -23,6 +23,7 @@ begin
             last_error = coalesce(j.last_error, '{}') || jsonb_build_object('rescued', why, 'rescued_at', clock_timestamp())
         where j.id = job.id;
         delete from queue.run r where r.job_id = job.id;
+        perform queue.free_slots(array[job.id]);
         perform queue.ring(settings.class);
     end if;
     perform queue.note(job.queue_id, job.kind, 'rescued');

@@ -19,6 +19,7 @@ begin
             raise exception 'job % cannot come back: another live job has its key %', revive.id, corpse.dedupe_key using errcode = 'unique_violation';
         end if;
         delete from queue.dead d where d.id = revive.id;
+        perform queue.revive_waiting(revive.id);
         perform queue.ring(q.class) from queue.queue q where q.id = corpse.queue_id;
         return revive.id;
     end if;
@@ -61,11 +62,16 @@ begin
             and (d.dedupe_key is null or not exists (select from queue.job j where j.dedupe_key = d.dedupe_key))
         order by d.died_at limit redrive.up_to for update skip locked
     loop
+        -- It may have come back with one that it waits for.
+        continue when not exists (select from queue.dead d where d.id = corpse.id);
         begin
             perform queue.revive(corpse.id);
             back := back + 1;
-        exception when unique_violation then
-            null; -- Two corpses with one key: the first came back, the other stays.
+        exception
+            when unique_violation then
+                null; -- Two corpses with one key: the first came back, the other stays.
+            when object_not_in_prerequisite_state then
+                null; -- It waits for one that stays.
         end;
     end loop;
     perform queue.record('redrive', coalesce('kind ' || redrive.kind, 'all kinds'),

@@ -66,16 +66,33 @@ declare
     source text := (select q.name from queue.queue q where q.id = s.queue_id);
     key text := format('schedule:%s:%s', s.key, extract(epoch from fire_at.tick)::bigint);
     run_at timestamptz := case when s.jitter > interval '0' then fire_at.tick + s.jitter * spread end;
-    lives boolean := exists (select from queue.job j where j.id = s.last_job_id);
+    waits_for bigint[];
+    in_line int;
 begin
     s.last_tick := fire_at.tick;
-    s.last_at := clock_timestamp();
-    if lives and s.overlap = 'skip' then
-        s.skipped := s.skipped + 1;
-        s.last_outcome := format('skipped: job %s still lives', s.last_job_id);
-        return s;
+    if exists (select from queue.job j where j.id = s.last_job_id) then
+        if s.overlap = 'skip' then
+            s.skipped := s.skipped + 1;
+            s.last_outcome := format('skipped: job %s still lives', s.last_job_id);
+            return s;
+        elsif s.overlap = 'queue' then
+            with recursive line (id, n) as (
+                select s.last_job_id, 1
+                union all
+                select d.parent, line.n + 1 from line join queue.dep d on d.child = line.id where line.n < 100
+            ) select max(line.n) into in_line from line;
+            if in_line >= 100 then
+                s.skipped := s.skipped + 1;
+                s.last_outcome := 'skipped: a hundred of its jobs are in line';
+                return s;
+            end if;
+            waits_for := array[s.last_job_id];
+        elsif s.overlap = 'cancel' then
+            perform queue.cancel(s.last_job_id, format('the next time of the schedule %s has come', s.key));
+            waits_for := array[s.last_job_id];
+        end if;
     end if;
-    s.last_job_id := queue.enqueue(s.kind, s.args, source, key, run_at, headers => headers);
+    s.last_job_id := queue.enqueue(s.kind, s.args, source, key, run_at, headers => headers, waits_for => waits_for, on_parent_failure => 'continue');
     s.fired := s.fired + 1;
     s.last_outcome := 'enqueued job ' || s.last_job_id;
     return s;

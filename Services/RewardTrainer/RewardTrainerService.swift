@@ -19,7 +19,7 @@ enum RewardTrainerService {
         let worker = JobWorker(
             client: client, service: name,
             handlers: [
-                JobHandler(kind: "train_reward") { context in
+                JobHandler(kind: "train_reward", slot: configuration.slot) { context in
                     try await inputs.recording { try await TrainRewardJob(inputs: inputs, context: context).run() }
                 },
                 JobHandler(kind: "evaluate_reward") { context in

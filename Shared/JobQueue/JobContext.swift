@@ -61,6 +61,12 @@ public final class JobContext: Sendable {
         if isStopRequested { throw CancellationError() }
     }
 
+    /// The jobs that this one waited for, with their results: what fans in here. Those that were given up are among them if it went on
+    /// all the same.
+    public func parents() async throws -> [JobRecord] {
+        try await patiently { [client, id] in try await client.query(Statements.parents, [.int(id)]) }.map(JobRecord.init(row:))
+    }
+
     /// Publishes a checkpoint under this run's token and keeps the two newest of each name.
     ///
     /// - Parameters:

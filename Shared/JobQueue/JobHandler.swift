@@ -9,6 +9,8 @@ public struct JobHandler: Sendable {
     public let queue: String
     /// How many of them run at a time in this process.
     public let concurrency: Int
+    /// The slot of which each of them takes a permit: that of the machine, so that of all its processes only so many run such jobs.
+    public let slot: String?
     /// Does one job. It is a Swift task: compute on threads of your own, and look at ``JobContext/checkCancellation()`` between steps.
     public let run: @Sendable (JobContext) async throws -> JobResult
 
@@ -16,14 +18,17 @@ public struct JobHandler: Sendable {
     ///   - kind: the kind of the jobs.
     ///   - queue: the queue they are taken from; the one named like the kind if nil.
     ///   - concurrency: how many run at a time in this process.
+    ///   - slot: a slot of which each of them takes a permit, besides the one that a job names itself. Made with one permit if there is none.
     ///   - run: does one job. It may run more than once for a job (delivery is at least once); what it returns counts once.
     public init(
-        kind: String, queue: String? = nil, concurrency: Int = 1, run: @escaping @Sendable (JobContext) async throws -> JobResult
+        kind: String, queue: String? = nil, concurrency: Int = 1, slot: String? = nil,
+        run: @escaping @Sendable (JobContext) async throws -> JobResult
     ) {
         precondition(concurrency > 0, "a handler of concurrency 0 would never run")
         self.kind = kind
         self.queue = queue ?? kind
         self.concurrency = concurrency
+        self.slot = slot
         self.run = run
     }
 }

@@ -18,26 +18,44 @@ public struct JobQueue: Sendable {
     ///   - dedupeKey: while a job with this key lives, that one's id is returned and nothing added.
     ///   - runAt: not before then.
     ///   - band: priority, 0 (first) to 3.
+    ///   - slot: the name of a permit that the job needs while it runs; a slot that nobody has defined has one permit.
+    ///   - waitsFor: ids of jobs that must have succeeded before this one becomes ready.
+    ///   - onParentFailure: what becomes of it when one of those is given up.
     ///   - connection: the caller's transaction, which the job is part of; a statement of its own if nil.
     @discardableResult
     public func enqueue(
         kind: String, queue: String? = nil, arguments: some Encodable, dedupeKey: String? = nil, runAt: Date? = nil, band: Int = 1,
-        on connection: PostgresConnection? = nil
+        slot: String? = nil, waitsFor: [Int64] = [], onParentFailure: ParentFailure = .cancel, on connection: PostgresConnection? = nil
     ) async throws -> Int64 {
         try await enqueue(
-            kind: kind, queue: queue, json: try jsonText(arguments), dedupeKey: dedupeKey, runAt: runAt, band: band, on: connection)
+            kind: kind, queue: queue, json: try jsonText(arguments), dedupeKey: dedupeKey, runAt: runAt, band: band, slot: slot,
+            waitsFor: waitsFor, onParentFailure: onParentFailure, on: connection)
     }
 
     /// The same with the arguments as JSON text.
     @discardableResult
     public func enqueue(
         kind: String, queue: String? = nil, json: String = "{}", dedupeKey: String? = nil, runAt: Date? = nil, band: Int = 1,
-        on connection: PostgresConnection? = nil
+        slot: String? = nil, waitsFor: [Int64] = [], onParentFailure: ParentFailure = .cancel, on connection: PostgresConnection? = nil
     ) async throws -> Int64 {
         let parameters: [PostgresValue] = [
             .string(kind), .json(json), PostgresValue(queue), PostgresValue(dedupeKey), PostgresValue(runAt), .int(band),
+            PostgresValue(slot), waitsFor.isEmpty ? .null : .array(waitsFor), .string(onParentFailure.rawValue),
         ]
         return try await one(Statements.enqueue, parameters, on: connection)["id"].int64
+    }
+
+    /// What becomes of a job that waits for one which is given up.
+    public enum ParentFailure: String, Sendable, CaseIterable {
+        /// It is cancelled, and comes back when the other one is retried.
+        case cancel
+        /// It starts all the same.
+        case `continue`
+    }
+
+    /// Sets how many jobs may run at a time under a slot. Those that run above that go on; none starts before fewer are held.
+    public func defineSlot(_ key: String, total: Int) async throws {
+        try await client.query(Statements.defineSlot, [.string(key), .int(total)])
     }
 
     /// Adds many jobs in one statement and returns the ids of the new ones, in order; those whose key is live already are left out.

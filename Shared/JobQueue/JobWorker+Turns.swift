@@ -60,7 +60,7 @@ extension JobWorker {
         defer { lane.bell.ring() }
         do {
             let answer = try await client.withConnection { connection in
-                try await turn.run(queue: lane.handler.queue, kind: lane.handler.kind, on: connection)
+                try await turn.run(for: lane.handler, on: connection)
             }
             if turn.isSweep { lane.line.sweepEnded(after: .now - began) }
             lane.turnEnded(claiming: turn.claiming, brought: answer.jobs.count)
@@ -137,16 +137,17 @@ struct Turn: Sendable {
     }
 
     @PostgresActor
-    func run(queue: String, kind: String, on connection: PostgresConnection) async throws -> Answer {
+    func run(for handler: JobHandler, on connection: PostgresConnection) async throws -> Answer {
         let hasResults = acknowledgements.contains { $0.result != nil }
         let rows = try await connection.query(
             Statements.turn,
             [
-                .int(worker), .string(queue), .string(kind), .int(claiming), .array(low), .array(acknowledgements.map(\.key.id)),
+                .int(worker), .string(handler.queue), .string(handler.kind), .int(claiming), .array(low),
+                .array(acknowledgements.map(\.key.id)),
                 .array(acknowledgements.map(\.key.token)),
                 // A shorter array reads as NULLs.
                 hasResults ? .array(acknowledgements.map { PostgresValue($0.result) }) : "{}",
-                .int(firstBand),
+                .int(firstBand), PostgresValue(handler.slot),
             ])
         var answer = Answer()
         answer.jobs.reserveCapacity(claiming)

@@ -84,6 +84,9 @@ public final class JobWorker {
     private func work() async throws {
         let settings = try await loadSettings()
         lease = WorkerLease(ttl: settings.values.map(\.ttl).min() ?? .seconds(10))
+        for slot in Set(handlers.compactMap(\.slot)) {
+            try await patiently(for: .seconds(60)) { [client] in _ = try await client.query(Statements.ensureSlot, [.string(slot)]) }
+        }
         lanes = handlers.compactMap { handler in settings[handler.queue].map { Lane(handler: handler, settings: $0) } }
         let controlTask = Task { await keepLease() }
         let listenTask = Task { await listen() }

@@ -1,6 +1,14 @@
 /// All of the module's SQL: calls of the documented functions of schema `queue`, and reads of `ops`.
 enum Statements {
-    static let enqueue = "select queue.enqueue($1, $2, queue => $3, dedupe_key => $4, run_at => $5, band => $6) as id"
+    static let enqueue = """
+        select queue.enqueue($1, $2, queue => $3, dedupe_key => $4, run_at => $5, band => $6, slot => $7, waits_for => $8::bigint[],
+            on_parent_failure => $9) as id
+        """
+    static let defineSlot = "select queue.slots_define($1, $2)"
+    static let ensureSlot = "select queue.slot_ensure($1)"
+    static let parents = """
+        select j.*, to_jsonb(j) as json from ops.jobs j where j.id in (select p from queue.parents($1) p) order by j.id
+        """
     static let enqueueMany = """
         select queue.enqueue_many($1, $2::jsonb[], dedupe_keys => $3::text[], queue => $4, band => $5) as id
         """
@@ -48,7 +56,7 @@ enum Statements {
     static let stopWorker = "select queue.stop_worker($1)"
     static let turn = """
         select id, token, fenced, attempt, failures, rescues, band, seq, args, waited
-        from queue.turn($1, $2, $3, $4, $5::bigint[], $6::bigint[], $7::bigint[], $8::jsonb[], $9)
+        from queue.turn($1, $2, $3, $4, $5::bigint[], $6::bigint[], $7::bigint[], $8::jsonb[], $9, offered => $10)
         """
     static let claim = "select id, token, attempt, failures, rescues, args from queue.claim($1, $2, $3, $4)"
 

@@ -27,6 +27,9 @@ public struct ServiceConfiguration: Sendable {
     public let artifactsCacheLimit: Int
     /// `FORETASTE_ARTIFACTS_DEADLINE_SECONDS`: the longest that fetching one artifact may take; by its size when unset.
     public let artifactsDeadlineSeconds: Int?
+    /// `FORETASTE_SLOT`: the slot of which each training job takes a permit, so that one trains at a time; `trainer:` and the host's name
+    /// when unset, nil for `none`. Processes that share a GPU or a machine name the same one.
+    public var slot: String?
     /// `FORETASTE_<SERVICE>_READY_FILE`: written, whole and at once, when the listener is bound.
     public let readyFile: String?
     /// `FORETASTE_LOG_LEVEL`: `trace`, `debug`, `info` (default), `notice`, `warning`, `error`, `critical`.
@@ -75,6 +78,8 @@ public struct ServiceConfiguration: Sendable {
         }
         artifactsFileRoots = roots
         artifactsCache = environment.string("FORETASTE_ARTIFACTS_CACHE") ?? dataDirectory + "/cache/artifacts"
+        slot = environment.string("FORETASTE_SLOT") ?? "trainer:" + ProcessInfo.processInfo.hostName
+        if slot == "none" { slot = nil }
         artifactsMaximumBytes = try environment.integer("FORETASTE_ARTIFACTS_MAX_BYTES", in: 1...Int.max) ?? 4 << 30
         artifactsCacheLimit = try environment.integer("FORETASTE_ARTIFACTS_CACHE_LIMIT", in: 1...Int.max) ?? 64 << 30
         artifactsDeadlineSeconds = try environment.integer("FORETASTE_ARTIFACTS_DEADLINE_SECONDS", in: 1...604_800)
@@ -113,6 +118,10 @@ public struct ServiceConfiguration: Sendable {
             ("FORETASTE_ARTIFACTS_CACHE_LIMIT", "bytes that the cache may have; the least recently used goes first", "68719476736"),
             ("FORETASTE_ARTIFACTS_MAX_BYTES", "the largest artifact that is fetched", "4294967296"),
             ("FORETASTE_ARTIFACTS_DEADLINE_SECONDS", "the longest that fetching one artifact may take", "60 and 4 a MiB"),
+            (
+                "FORETASTE_SLOT", "what training jobs take a permit of, so that one trains at a time: a GPU, a machine; none",
+                "trainer: and the host"
+            ),
             ("FORETASTE_LOG_LEVEL", "trace, debug, info, notice, warning, error, critical", "info"),
             ("FORETASTE_LOG_FORMAT", "json or text", "text on a terminal, else json"),
             ("FORETASTE_SHUTDOWN_SECONDS", "how long a graceful shutdown may take", "20"),

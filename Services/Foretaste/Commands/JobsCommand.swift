@@ -88,12 +88,24 @@ struct JobsCommand: AsyncParsableCommand {
         @Option(name: .customLong("set"), parsing: .singleValue, help: "A setting, KEY=VALUE; may be given several times.") var settings:
             [String] = []
         @Option(help: "While a job with this key lives, its id is printed and nothing added.") var dedupeKey: String?
+        @Option(help: "Ids of jobs that must succeed first, by commas.") var after: String?
+        @Option(
+            help: "What becomes of it when one of those is given up: cancel (it comes back when that one is retried) or continue.",
+            transform: Settings.choice)
+        var onParentFailure = JobQueue.ParentFailure.cancel
+        @Option(help: "A permit that it needs while it runs, such as reward-overall: one job of a name at a time unless defined otherwise.")
+        var slot: String?
         @Flag(help: "Show progress and wait: exit status 0 when the job succeeded, 1 when it did not.") var wait = false
 
         func run() async throws {
             let arguments = try Settings.json(settings)
+            let parents = try (after?.split(separator: ",") ?? []).map { text in
+                guard let id = Int64(text) else { throw ValidationError("--after \(text): expected ids of jobs, such as 41,42") }
+                return id
+            }
             try await data.withQueue { queue in
-                let id = try await queue.enqueue(kind: kind, json: arguments, dedupeKey: dedupeKey)
+                let id = try await queue.enqueue(
+                    kind: kind, json: arguments, dedupeKey: dedupeKey, slot: slot, waitsFor: parents, onParentFailure: onParentFailure)
                 print(id)
                 fflush(nil)
                 guard wait else { return }

@@ -25,9 +25,11 @@ struct ScheduleCommand: AsyncParsableCommand {
         @Option(help: "When: minute, hour, day of month, month and day of week, or @hourly, @daily, @weekly, @monthly, @yearly.")
         var cron: String?
         @Option(name: .customLong("tz"), help: "The time zone that --cron is meant in.") var timeZone = "UTC"
-        @Option(help: "Times at which no worker ran: skip, one (the last of them) or all (the last hundred).") var missed = JobSchedule
+        @Option(help: "Times at which no worker ran: skip, one (the last of them) or all (the last hundred).", transform: Settings.choice)
+        var missed = JobSchedule
             .Missed.one
-        @Option(help: "When the last job still lives: skip this time, queue behind it, cancel it, or allow both.")
+        @Option(
+            help: "When the last job still lives: skip this time, queue behind it, cancel it, or allow both.", transform: Settings.choice)
         var overlap = JobSchedule.Overlap.skip
         @Option(help: "Start each job up to so many seconds later, so that schedules of one time spread.") var jitter = 0.0
         @Option(name: .customLong("set"), parsing: .singleValue, help: "A setting of its jobs, KEY=VALUE.") var settings: [String] = []
@@ -130,9 +132,6 @@ struct ExistingSchedule: ParsableArguments {
         }
     }
 }
-
-extension JobSchedule.Missed: ExpressibleByArgument {}
-extension JobSchedule.Overlap: ExpressibleByArgument {}
 
 extension JobSchedule {
     fileprivate var when: String {

@@ -26,6 +26,16 @@ enum Settings {
     }
 }
 
+extension Settings {
+    /// One of a few words.
+    static func choice<Choice: RawRepresentable & CaseIterable>(_ word: String) throws -> Choice where Choice.RawValue == String {
+        guard let choice = Choice(rawValue: word) else {
+            throw ValidationError("“\(word)” is not one of \(Choice.allCases.map(\.rawValue).joined(separator: ", "))")
+        }
+        return choice
+    }
+}
+
 /// Columns for people.
 enum Table {
     static func render(header: [String], rows: [[String]]) -> String {
