@@ -35,6 +35,11 @@ enum Action: Hashable, Sendable, CustomStringConvertible {
     case redrive
     case enqueue(key: Int)
     case countEvent
+    case lookAtParent(Int)
+    case enqueueWaiting(goesOn: Bool)
+    case lookAtClock(Int)
+    case fireTick(Int)
+    case noteTick(Int)
 
     // Misfortune.
     case crash(Int)
@@ -75,6 +80,11 @@ enum Action: Hashable, Sendable, CustomStringConvertible {
         case .redrive: return "an operator redrives the dead jobs"
         case .enqueue(let key): return "a caller enqueues a job of key \(key)"
         case .countEvent: return "an event is counted"
+        case .lookAtParent(let id): return "a caller looks at job \(id), which a new one shall wait for"
+        case .enqueueWaiting(let goesOn): return "the caller enqueues it\(goesOn ? ", to go on in any case" : "")"
+        case .lookAtClock(let p): return "\(name(p)) sees that the schedule is due"
+        case .fireTick(let p): return "\(name(p)) fires the schedule"
+        case .noteTick(let p): return "\(name(p)) notes the schedule's next time"
         case .crash(let p): return "\(name(p)) is killed"
         case .restart(let p): return "\(name(p)) starts again"
         case .freeze(let p): return "\(name(p)) freezes"

@@ -1,5 +1,4 @@
-/// What must never be. I1 to I9 are those of the protocol's design; slots and jobs that wait for others (I5, I7) are not in the product yet,
-/// so that I5 is checked of leases and runs, and I7 not at all.
+/// What must never be. I1 to I9 are those of the protocol's design.
 enum Breach: String, Hashable, Sendable {
     case jobInSeveralPlaces = "I1: a job is in exactly one of live, done and dead"
     case tokenGivenTwice = "I2: a claim gives a token greater than any that was given before"
@@ -9,7 +8,13 @@ enum Breach: String, Hashable, Sendable {
     case neverEnds = "I4: a job that can run is run to its end"
     case runWithoutLease = "I5: every run row belongs to a leased job under its token, and every leased job has a worker"
     case leaseExtendedByStranger = "I5: a run's lease is extended by its holder only"
+    case slotOverfull = "I5: no more jobs run under a slot than it has permits"
+    case permitMismatch = "I5: permits are held by live leases, and each lease holds those that it needs"
     case firedTwice = "I6: a schedule fires once for what was counted, and one of its jobs lives at a time"
+    case tickTwice = "I6: a schedule fires once for a time"
+    case childTooEarly = "I7: a job runs only after all that it waits for have succeeded, or were given up where it goes on"
+    case waitsInVain = "I7: a job waits for live jobs only, for as many as it counts"
+    case childLeftBehind = "I7: a job that was cancelled because of another is dead only as long as that one is"
     case rescuedFromTheLiving = "I8: a worker whose beat was acknowledged less than a lease ago, and whose session is there, keeps its jobs"
     case rescuedAtFirstSight = "I8: a session that is missing for a moment only costs no job"
     case rescuedUnderLock = "I8: a job whose outcome is being committed is not rescued"
@@ -50,8 +55,34 @@ extension World {
             let live = database.jobs.count { ofSchedule.contains($0.id - 1) }
             if isUsed > memory.events || live > 1 { return .firedTwice }
         }
+        if let breach = brokenPermits() ?? brokenFamilies() { return breach }
         let keys = database.jobs.compactMap { memory.keys[$0.id - 1] }
         if Set(keys).count != keys.count { return .keyTwice }
+        return nil
+    }
+
+    private func brokenPermits() -> Breach? {
+        for (slot, total) in database.slots.enumerated() {
+            let leases = database.jobs.filter { $0.state == .leased && ($0.slot == slot || database.machineSlot == slot) }
+            let held = database.permits.filter { $0.slot == slot }
+            if leases.count > total || held.count > total { return .slotOverfull }
+            if held.map(\.lease).sorted() != leases.map(\.lease).sorted() { return .permitMismatch }
+        }
+        return nil
+    }
+
+    private func brokenFamilies() -> Breach? {
+        for job in database.jobs {
+            let waits = database.deps.filter { $0.child == job.id }
+            if waits.count != (job.state == .waiting ? job.waitsOn : 0) || (job.state == .waiting && waits.isEmpty) { return .waitsInVain }
+            if !waits.allSatisfy({ wait in database.jobs.contains { $0.id == wait.parent && $0.isParent } }) { return .waitsInVain }
+        }
+        for corpse in database.dead where corpse.because != nil {
+            let isJustified = database.deps.contains { wait in
+                wait.child == corpse.job.id && !wait.goesOn && database.dead.contains { $0.job.id == wait.parent }
+            }
+            if !isJustified { return .childLeftBehind }
+        }
         return nil
     }
 
@@ -61,6 +92,7 @@ extension World {
         var world = self
         world.database.queues[0].isPaused = false
         world.budget = Budget()
+        world.database.cron?.isOver = true
         world.processes.append(Process())
         for _ in 0..<16 {
             for p in world.processes.indices where world.processes[p].acts {
@@ -71,7 +103,12 @@ extension World {
                 world.finish(p, scenario, rules)
             }
             world.take(.sweep, scenario, rules)
-            if world.database.jobs.isEmpty { return true }
+            if world.database.cron?.isDue == true {
+                world.take(.lookAtClock(world.processes.count - 1), scenario, rules)
+                world.take(.fireTick(world.processes.count - 1), scenario, rules)
+                world.take(.noteTick(world.processes.count - 1), scenario, rules)
+            }
+            if world.database.jobs.isEmpty, world.database.cron?.isDue != true { return true }
             world.take(.tick, scenario, rules)
         }
         return false

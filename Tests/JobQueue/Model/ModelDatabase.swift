@@ -29,7 +29,7 @@ struct ModelDatabase: Hashable, Sendable {
         var hasEnded = false
     }
 
-    enum State: Int, Hashable, Sendable { case ready, leased, deferred }
+    enum State: Int, Hashable, Sendable { case ready, leased, deferred, waiting }
 
     struct Job: Hashable, Sendable {
         var id: Int
@@ -44,6 +44,9 @@ struct ModelDatabase: Hashable, Sendable {
         var attempt = 0
         var failures = 0
         var rescues = 0
+        var slot: Int?
+        var waitsOn = 0
+        var isParent = false
 
         var lease: Lease { Lease(id: id, token: token) }
     }
@@ -61,6 +64,8 @@ struct ModelDatabase: Hashable, Sendable {
     struct Dead: Hashable, Sendable {
         var job: Job
         var reason: Reason
+        /// The job that it waited for and that was given up.
+        var because: Int?
     }
 
     struct Checkpoint: Hashable, Sendable {
@@ -97,6 +102,13 @@ struct ModelDatabase: Hashable, Sendable {
     var dead: [Dead] = []
     var checkpoints: [Checkpoint] = []
     var schedule: Schedule?
+    var cron: Cron?
+    /// How many permits each slot has, and those that are held.
+    var slots: [Int] = []
+    var permits: [Permit] = []
+    /// The slot that every worker offers.
+    var machineSlot: Int?
+    var deps: [Dep] = []
     var transactions: [Transaction] = []
     /// What the jobs wrote, by the lease under which they did.
     var effects: [Lease] = []
@@ -120,6 +132,8 @@ struct ModelDatabase: Hashable, Sendable {
             if let lease = runs[i].leaseIn { runs[i].leaseIn = max(lease - 1, 0) }
             if let cancelled = runs[i].cancelledFor { runs[i].cancelledFor = min(cancelled + 1, cancelGrace) }
         }
+        for i in dead.indices { dead[i].job.dueIn = max(dead[i].job.dueIn - 1, 0) }
+        cron?.pass()
         for i in transactions.indices { transactions[i].idleFor = min(transactions[i].idleFor + 1, idleLimit) }
         if rules.hold(.idleTransactionsEnd) { transactions = transactions.filter { $0.idleFor < idleLimit } }
     }
@@ -137,6 +151,8 @@ struct ModelDatabase: Hashable, Sendable {
         for index in dead.indices { (dead[index].job.worker, dead[index].job.claimedFor, dead[index].job.dueIn) = (nil, 0, 0) }
         dead.sort { $0.job.id < $1.job.id }
         runs.sort { $0.job < $1.job }
+        permits.sort()
+        deps.sort()
         effects.sort()
     }
 
@@ -155,33 +171,42 @@ struct ModelDatabase: Hashable, Sendable {
 
     func hasLiveKey(_ key: Int) -> Bool { jobs.contains { $0.key == key } }
 
-    mutating func bury(_ index: Int, _ reason: Reason, _ rules: Rules) {
+    mutating func bury(_ index: Int, _ reason: Reason, because: Int? = nil, _ rules: Rules) {
         var corpse = jobs[index]
         if rules.hold(.buryTakesFromLive) { jobs.remove(at: index) }
         corpse.token += 1
         corpse.state = .ready
-        dead.append(Dead(job: corpse, reason: reason))
+        dead.append(Dead(job: corpse, reason: reason, because: because))
         runs.removeAll { $0.job == corpse.id }
+        givePermitsBack([corpse.id], rules)
+        if corpse.isParent, because == nil { failParents([corpse.id], rules) }
     }
 
     /// Back to ready, behind all others.
-    mutating func requeue(_ index: Int, advancingToken: Bool) {
+    mutating func requeue(_ index: Int, advancingToken: Bool, _ rules: Rules) {
         var job = jobs.remove(at: index)
         if advancingToken { job.token += 1 }
         (job.state, job.worker, job.claimedFor) = (.ready, nil, 0)
         jobs.append(job)
         runs.removeAll { $0.job == job.id }
+        givePermitsBack([job.id], rules)
     }
 
     // MARK: - Enqueue
 
     /// Answers the new job's id, or that of the live one with this key.
-    mutating func enqueue(queue: Int = 0, key: Int? = nil, dueIn: Int = 0, band: Int = 1) -> Int {
+    mutating func enqueue(
+        queue: Int = 0, key: Int? = nil, dueIn: Int = 0, band: Int = 1, slot: Int? = nil, parents: [Int] = [], goesOn: Bool = false,
+        _ rules: Rules = .product
+    ) -> Int {
         if let key, let live = jobs.first(where: { $0.key == key }) { return live.id }
         var job = Job(id: nextJob, queue: queue, band: band, key: key)
+        job.slot = slot
         if dueIn > 0 { (job.state, job.dueIn) = (.deferred, dueIn) }
+        if !parents.isEmpty { job.state = .waiting }
         jobs.append(job)
         nextJob += 1
+        if !parents.isEmpty { wait(job.id, for: Set(parents).sorted(), goesOn: goesOn, rules) }
         return job.id
     }
 
@@ -245,8 +270,10 @@ struct ModelDatabase: Hashable, Sendable {
         else { return [] }
         let ready = jobs.indices.filter { jobs[$0].state == .ready && jobs[$0].queue == queue && !isLocked(jobs[$0].id) }
             .sorted { (jobs[$0].band, $0) < (jobs[$1].band, $1) }
-        return ready.prefix(upTo).map { index in
+        let candidates = ready.filter { isFree(jobs[$0].slot) && isFree(machineSlot) || !rules.hold(.claimTakesPermit) }.prefix(upTo)
+        return candidates.compactMap { index in
             let next = rules.hold(.claimAdvancesToken) ? token(jobs[index]) : max(jobs[index].token, 1)
+            guard takePermits(Lease(id: jobs[index].id, token: next), of: [jobs[index].slot, machineSlot], rules) else { return nil }
             (jobs[index].state, jobs[index].worker, jobs[index].token, jobs[index].claimedFor) = (.leased, id, next, 0)
             jobs[index].attempt += 1
             if !rules.hold(.keyLivesAsLongAsItsJob) { jobs[index].key = nil }

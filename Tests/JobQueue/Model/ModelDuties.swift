@@ -32,7 +32,7 @@ extension ModelDatabase {
         } else if jobs[index].rescues > queues[job.queue].maxRescues, rules.hold(.rescueLimited) {
             bury(index, .crash_loop, rules)
         } else {
-            requeue(index, advancingToken: rules.hold(.rescueAdvancesToken))
+            requeue(index, advancingToken: rules.hold(.rescueAdvancesToken), rules)
         }
     }
 
@@ -45,7 +45,7 @@ extension ModelDatabase {
     }
 
     /// Ready and behind all others; nobody had it, so the token stays.
-    private mutating func makeReady(_ index: Int) {
+    mutating func makeReady(_ index: Int) {
         var job = jobs.remove(at: index)
         (job.state, job.dueIn) = (.ready, 0)
         jobs.append(job)
@@ -99,10 +99,12 @@ extension ModelDatabase {
         if let index = dead.firstIndex(where: { $0.job.id == id }) {
             var job = dead[index].job
             if let key = job.key, hasLiveKey(key), rules.hold(.retryHeedsKey) { return false }
+            if waitsForTheDead(id) { return false }
             if rules.hold(.retryEmptiesDead) { dead.remove(at: index) }
             job.token = rules.hold(.retryAdvancesToken) ? job.token + 1 : 0
             (job.state, job.worker, job.dueIn, job.claimedFor, job.failures, job.rescues) = (.ready, nil, 0, 0, 0, 0)
             jobs.append(job)
+            waitAgain(id, rules)
             return true
         }
         guard let index = jobs.firstIndex(where: { $0.id == id }) else { return false }
@@ -112,7 +114,8 @@ extension ModelDatabase {
 
     /// `queue.redrive`: in the order in which they died; answers how many came back.
     mutating func redrive(reason: Reason?, _ rules: Rules) -> Int {
-        let corpses = dead.filter { reason == nil ? $0.reason != .cancelled : $0.reason == reason }
-        return corpses.filter { retry($0.job.id, rules) }.count
+        let corpses = dead.filter { reason == nil ? $0.reason != .cancelled : $0.reason == reason }.map(\.job.id)
+        // One that has come back with another is not counted.
+        return corpses.filter { id in dead.contains { $0.job.id == id } && retry(id, rules) }.count
     }
 }

@@ -17,11 +17,13 @@ extension ModelDatabase {
     }
 
     mutating func complete(_ lease: Lease, _ rules: Rules) -> Bool {
-        guard let index = liveIndex(lease, rules) else { return false }
+        guard let index = liveIndex(lease, rules) else { return refuse(lease, rules) }
         let job = jobs.remove(at: index)
         if rules.hold(.completionKeepsHistory) { done.append(job) }
         runs.removeAll { $0.job == lease.id }
         checkpoints.removeAll { $0.job == lease.id }
+        givePermitsBack([lease.id], rules)
+        if job.isParent, rules.hold(.endLooksForChildren) { finishParents([lease.id], rules) }
         return true
     }
 
@@ -31,7 +33,10 @@ extension ModelDatabase {
     enum FailAnswer: String, Sendable { case retry, dead, fenced }
 
     mutating func fail(_ lease: Lease, permanent: Bool, retryAfter: Int = 0, _ rules: Rules) -> FailAnswer {
-        guard let index = liveIndex(lease, rules) else { return .fenced }
+        guard let index = liveIndex(lease, rules) else {
+            _ = refuse(lease, rules)
+            return .fenced
+        }
         let queue = queues[jobs[index].queue]
         if rules.hold(.failureCounts) { jobs[index].failures += 1 }
         if permanent || jobs[index].failures >= queue.maxAttempts {
@@ -46,11 +51,12 @@ extension ModelDatabase {
         jobs[index].dueIn = max(queue.backoff, retryAfter)
         jobs[index].token += 1
         runs.removeAll { $0.job == lease.id }
+        givePermitsBack([lease.id], rules)
         return .retry
     }
 
     mutating func release(_ lease: Lease, _ rules: Rules) -> Bool {
-        guard liveIndex(lease, rules) != nil else { return false }
+        guard liveIndex(lease, rules) != nil else { return refuse(lease, rules) }
         handBack(lease, rules)
         return true
     }
@@ -61,12 +67,12 @@ extension ModelDatabase {
         if isCancelRequested(lease.id), rules.hold(.releaseHeedsCancel) {
             bury(index, .cancelled, rules)
         } else {
-            requeue(index, advancingToken: rules.hold(.releaseAdvancesToken))
+            requeue(index, advancingToken: rules.hold(.releaseAdvancesToken), rules)
         }
     }
 
     mutating func acknowledgeCancel(_ lease: Lease, _ rules: Rules) -> Bool {
-        guard let index = liveIndex(lease, rules) else { return false }
+        guard let index = liveIndex(lease, rules) else { return refuse(lease, rules) }
         bury(index, .cancelled, rules)
         return true
     }

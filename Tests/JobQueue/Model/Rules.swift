@@ -31,6 +31,17 @@ enum Rule: String, CaseIterable, Sendable {
     case checkpointsAreFenced = "a checkpoint is written under the live token only"
     case scheduleWaitsForItsJob = "a schedule does not fire while its last job lives"
     case scheduleUsesUpItsCount = "what a firing has used up does not count again"
+    case tickIsLocked = "whoever fires a schedule for a time has looked at it under its lock"
+    case tickCommitsWithItsJob = "the job of a time and the schedule's next time commit together"
+    case claimTakesPermit = "a job that names a slot is claimed with a free permit only"
+    case machinePermitToo = "a worker that offers a slot takes a permit of it as well"
+    case permitsAreGivenBack = "every end of a lease gives its permits back"
+    case permitsAreFenced = "only the end of the current lease gives permits back"
+    case childWaitsForAll = "a job becomes ready when the last of those that it waits for has succeeded"
+    case endLooksForChildren = "a job that succeeds looks for those that wait for it"
+    case givingUpCancelsChildren = "a job that is given up cancels those that wait for it, unless they go on"
+    case enqueueLocksParents = "a job that is to wait for others locks them before it looks whether they live"
+    case retryRevivesChildren = "a job that comes back brings those back that were cancelled because of it"
 }
 
 /// Which rules hold.

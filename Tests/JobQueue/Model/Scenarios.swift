@@ -80,6 +80,60 @@ extension Scenario {
         $0.budget.serverCrashes = 1
         $0.budget.freezes = 1
     }
+    static let slots = make("two jobs under a slot of one permit, a worker freezes, failures and a hand-back") {
+        $0.slots = [1]
+        $0.jobSlot = 0
+        $0.budget.freezes = 1
+        $0.budget.failures = 1
+        $0.budget.releases = 1
+    }
+    static let machine = make("two jobs, two workers of one machine that offers one permit, one is killed") {
+        $0.queue.isLong = true
+        $0.slots = [1]
+        $0.machineSlot = 0
+        $0.budget.crashes = 1
+        $0.budget.lostAnswers = 1
+        $0.budget.cancels = 1
+    }
+    static let bothSlots = make("two jobs of two permits, two workers of one machine that offers one") {
+        $0.queue.isLong = true
+        $0.slots = [2, 1]
+        $0.jobSlot = 0
+        $0.machineSlot = 1
+        $0.budget.freezes = 1
+    }
+    static let chain = make("a job that waits for another, which is cancelled, fails and is retried") {
+        $0.parents = [2: [1]]
+        $0.budget.ticks = 1
+        $0.budget.cancels = 1
+        $0.budget.failures = 2
+        $0.budget.retries = 2
+    }
+    static let fanIn = make("a job that waits for two, one of them is given up and retried, a worker is killed") {
+        $0.keys = [nil, nil, nil]
+        $0.parents = [3: [1, 2]]
+        $0.budget.ticks = 1
+        $0.budget.crashes = 1
+        $0.budget.failures = 1
+        $0.budget.retries = 1
+        $0.mostClaims = 2
+    }
+    static let latecomers = make("one job, and another that is told to wait for it while it ends") {
+        $0.keys = [nil]
+        $0.processes = 1
+        $0.budget.ticks = 1
+        $0.budget.children = 1
+        $0.budget.cancels = 1
+        $0.budget.failures = 1
+        $0.budget.retries = 1
+    }
+    static let cron = make("a schedule that is due at each tick, sweepers are killed and freeze") {
+        $0.keys = []
+        $0.hasCron = true
+        $0.budget.crashes = 1
+        $0.budget.freezes = 1
+        $0.mostClaims = 1
+    }
     static let everything = make("two jobs, a worker is killed, another freezes, a beat is late, an answer is lost, the clock steps") {
         $0.budget.crashes = 1
         $0.budget.freezes = 1
@@ -90,5 +144,6 @@ extension Scenario {
 
     static let short: [Scenario] = [
         crash, zombie, longZombie, stalled, beats, clock, failing, crashLoop, operators, cancelLost, keys, schedule, serverCrash,
+        slots, machine, bothSlots, chain, fanIn, latecomers, cron,
     ]
 }

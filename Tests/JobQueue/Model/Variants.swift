@@ -45,5 +45,16 @@ struct Variant: Sendable, CustomStringConvertible {
         Variant([.checkpointsAreFenced], .staleCheckpoint, .longZombie),
         Variant([.scheduleWaitsForItsJob], .firedTwice, .schedule),
         Variant([.scheduleUsesUpItsCount], .firedTwice, .schedule),
+        Variant([.tickIsLocked], .tickTwice, .cron),
+        Variant([.tickCommitsWithItsJob], .tickTwice, .cron),
+        Variant([.claimTakesPermit], .slotOverfull, .slots),
+        Variant([.machinePermitToo], .permitMismatch, .bothSlots),
+        Variant([.permitsAreGivenBack], .neverEnds, .machine),
+        Variant([.permitsAreFenced], .permitMismatch, .slots),
+        Variant([.childWaitsForAll], .waitsInVain, .fanIn),
+        Variant([.endLooksForChildren], .neverEnds, .chain),
+        Variant([.givingUpCancelsChildren], .waitsInVain, .chain),
+        Variant([.enqueueLocksParents], .waitsInVain, .latecomers),
+        Variant([.retryRevivesChildren], .childLeftBehind, .chain),
     ]
 }

@@ -27,6 +27,9 @@ struct World: Hashable, Sendable {
         var sinceBeat = 0
         var runs: [Run] = []
         var beat: Beat?
+        /// The time that it has seen a schedule due for, and one that it has fired for without noting it.
+        var seenTick: Int?
+        var firedTick: Int?
 
         var acts: Bool { isAlive && !isFrozen }
     }
@@ -36,7 +39,7 @@ struct World: Hashable, Sendable {
         var ticks = 2
         var crashes = 0, restarts = 0, freezes = 0, lostAnswers = 0, cuts = 0, clockSteps = 0, stalls = 0, serverCrashes = 0, lateBeats = 0
         var failures = 0, releases = 0, checkpoints = 0
-        var cancels = 0, pauses = 0, retries = 0, enqueues = 0, events = 0
+        var cancels = 0, pauses = 0, retries = 0, enqueues = 0, events = 0, children = 0
     }
 
     /// What an onlooker remembers, whom no crash makes forget.
@@ -51,6 +54,12 @@ struct World: Hashable, Sendable {
         /// The key that each job was enqueued with.
         var keys: [Int?] = []
         var events = 0
+        /// What each job was told to wait for.
+        var waits: [[ModelDatabase.Dep]] = []
+        /// Jobs that were given up at some time.
+        var givenUp: Set<Int> = []
+        /// The times that a schedule has fired for.
+        var ticks: [Int] = []
         /// An invariant that the last step broke.
         var breach: Breach?
     }
@@ -60,6 +69,8 @@ struct World: Hashable, Sendable {
     var durable: ModelDatabase?
     var processes: [Process]
     var budget: Budget
+    /// A caller is about to enqueue a job that waits for this one, and has seen it live.
+    var seenParent: Int?
     var memory = Memory()
 
     init(_ scenario: Scenario) {
@@ -67,7 +78,11 @@ struct World: Hashable, Sendable {
         // Only the order of what happens counts, and one tick is enough to tell before from after.
         (database.cancelGrace, database.idleLimit) = (1, 1)
         if let every = scenario.scheduleEvery { database.schedule = .init(every: every) }
-        for key in scenario.keys { _ = database.enqueue(key: key) }
+        if scenario.hasCron { database.cron = .init() }
+        (database.slots, database.machineSlot) = (scenario.slots, scenario.machineSlot)
+        for (index, key) in scenario.keys.enumerated() {
+            _ = database.enqueue(key: key, slot: scenario.jobSlot, parents: scenario.parents[index + 1] ?? [])
+        }
         processes = []
         for _ in 0..<scenario.processes {
             processes.append(Process(worker: database.register(ttl: scenario.queue.ttl)))
@@ -85,6 +100,7 @@ struct World: Hashable, Sendable {
             memory.failures.append(0)
             memory.rescues.append(0)
             memory.keys.append(database.jobs.first { $0.id == id }?.key)
+            memory.waits.append(database.deps.filter { $0.child == id })
         }
     }
 
@@ -116,6 +132,14 @@ struct Scenario: Sendable {
     /// A job each, with its dedupe key.
     var keys: [Int?] = [nil, nil]
     var scheduleEvery: Int?
+    /// Whether there is a schedule that is due at each tick.
+    var hasCron = false
+    /// How many permits each slot has, which one all jobs name, and which one all workers offer.
+    var slots: [Int] = []
+    var jobSlot: Int?
+    var machineSlot: Int?
+    /// What each job waits for.
+    var parents: [Int: [Int]] = [:]
     var budget = World.Budget()
     /// A job that was claimed so often is not claimed again: an end to what a broken variant could do for ever.
     var mostClaims = 3

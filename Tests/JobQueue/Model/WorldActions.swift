@@ -24,6 +24,13 @@ extension World {
             actions.append(.thaw(index))
             return
         }
+        if process.firedTick != nil {
+            actions.append(.noteTick(index))
+        } else if process.seenTick != nil {
+            actions.append(.fireTick(index))
+        } else if database.cron?.isDue == true {
+            actions.append(.lookAtClock(index))
+        }
         if budget.freezes > 0 { actions.append(.freeze(index)) }
         if budget.cuts > 0 { actions.append(.cut(index)) }
         if process.worker == nil {
@@ -73,5 +80,10 @@ extension World {
         }
         if budget.enqueues > 0 { for key in Set(memory.keys.compactMap { $0 }).sorted() { actions.append(.enqueue(key: key)) } }
         if budget.events > 0 { actions.append(.countEvent) }
+        if seenParent != nil {
+            actions += [.enqueueWaiting(goesOn: false), .enqueueWaiting(goesOn: true)]
+        } else if budget.children > 0 {
+            for job in database.jobs { actions.append(.lookAtParent(job.id)) }
+        }
     }
 }

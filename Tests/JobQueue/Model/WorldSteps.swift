@@ -6,6 +6,7 @@ extension World {
         let referred = next.processes.map(\.worker)
         next.database.forget(except: referred)
         next.durable?.forget(except: referred + next.database.workers.map(\.id))
+        if next.memory.waits.contains(where: { !$0.isEmpty }) { next.memory.givenUp.formUnion(next.database.dead.map(\.job.id)) }
         if next.memory.breach == nil { next.memory.breach = next.brokenInvariant() }
         return next
     }
@@ -75,7 +76,8 @@ extension World {
             if kept, !isLive { memory.breach = .staleCheckpoint }
             if !kept { endRun(p, lease) }
             flush()
-        case .cancel, .pause, .resume, .retry, .redrive, .enqueue, .countEvent: operate(action, rules)
+        case .cancel, .pause, .resume, .retry, .redrive, .enqueue, .countEvent, .lookAtParent, .enqueueWaiting: operate(action, rules)
+        case .lookAtClock, .fireTick, .noteTick: fire(action, rules)
         case .crash, .restart, .freeze, .thaw, .cut, .serverCrash: suffer(action, scenario)
         }
     }
@@ -146,6 +148,9 @@ extension World {
             if wasPaused { memory.breach = .claimedWhilePaused }
             if lease.token <= memory.issued[lease.id - 1] { memory.breach = .tokenGivenTwice }
             if memory.cancelled.contains(lease.id) { memory.breach = .cancelForgotten }
+            for wait in memory.waits[lease.id - 1] where !database.done.contains(where: { $0.id == wait.parent }) {
+                if !wait.goesOn || !memory.givenUp.contains(wait.parent) { memory.breach = .childTooEarly }
+            }
             memory.issued[lease.id - 1] = max(memory.issued[lease.id - 1], lease.token)
         }
         if isAnswered { processes[p].runs += leases.map { Run(lease: $0) } }
@@ -229,6 +234,13 @@ extension World {
             budget.events -= 1
             memory.events += 1
             _ = database.countEvents(1, rules)
+        case .lookAtParent(let id): seenParent = id
+        case .enqueueWaiting(let goesOn):
+            budget.children -= 1
+            guard let parent = seenParent else { return }
+            seenParent = nil
+            // Under its lock it is looked at once more. Without it, what was seen is believed.
+            _ = database.enqueue(parents: [parent], goesOn: goesOn, rules)
         default: break
         }
         flush()
@@ -237,6 +249,31 @@ extension World {
     private mutating func comeBack(_ id: Int) {
         memory.cancelled.remove(id)
         (memory.failures[id - 1], memory.rescues[id - 1]) = (0, 0)
+    }
+
+    // MARK: - Schedules
+
+    private mutating func fire(_ action: Action, _ rules: Rules) {
+        switch action {
+        case .lookAtClock(let p): processes[p].seenTick = database.cron?.next
+        case .fireTick(let p):
+            let seen = processes[p].seenTick
+            processes[p].seenTick = nil
+            guard let cron = database.cron, cron.next == seen || !rules.hold(.tickIsLocked) else { return }
+            if memory.ticks.contains(cron.now) { memory.breach = .tickTwice }
+            memory.ticks.append(cron.now)
+            _ = database.enqueue()
+            if rules.hold(.tickCommitsWithItsJob) {
+                database.cron?.next = cron.now + 1
+            } else {
+                processes[p].firedTick = cron.now
+            }
+        case .noteTick(let p):
+            if let fired = processes[p].firedTick { database.cron?.next = fired + 1 }
+            processes[p].firedTick = nil
+        default: break
+        }
+        flush()
     }
 
     // MARK: - Misfortune
