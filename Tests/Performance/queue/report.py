@@ -97,17 +97,18 @@ def latency_table(engines, found):
 
 
 def pinned_table(engines, found, seconds):
-    head = ["pinned xmin", "without", "with", "of it", "last quarter", "of it"]
+    head = ["pinned xmin", "without", "with", "of it", "last quarter", "of it", "CPU µs/job without", "with"]
     lines = []
     for engine in engines:
         if figures := found.get(engine.name):
             lines.append([
                 engine.name, f"{figures['unpinned']:,.0f}/s", f"{figures['pinned']:,.0f}/s", f"**{100 * figures['ratio']:.0f} %**",
-                f"{figures['last']:,.0f}/s", f"{100 * figures['last_ratio']:.0f} %"])
+                f"{figures['last']:,.0f}/s", f"{100 * figures['last_ratio']:.0f} %", f"{figures['cpu']:,.0f}", f"{figures['pinned_cpu']:,.0f}"])
         else:
-            lines.append([engine.name, short(engine, "failed, see below"), *["—"] * 4])
+            lines.append([engine.name, short(engine, "failed, see below"), *["—"] * 6])
     return [
-        f"**Pinned xmin.** Tuned settings, supplier and worker at full speed; then a REPEATABLE READ reader keeps its snapshot for {seconds:.0f} s.",
+        f"**Pinned xmin.** Tuned settings, supplier and worker at full speed; then a REPEATABLE READ reader keeps its snapshot for {seconds:.0f} s. "
+        "CPU is that of server and worker, with what the filling costs the server.",
         "", *markdown(head, lines)]
 
 
