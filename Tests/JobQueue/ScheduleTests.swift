@@ -156,7 +156,8 @@ extension JobQueueDatabaseTests {
                 #expect(skipping.nextAt == ISO8601DateFormatter().date(from: "2026-03-02T00:20:00Z"))
                 #expect(
                     try await client.integer(
-                        "select count(*) from queue.job join queue.body using (id) where (headers ->> 'tick')::timestamptz = '2026-03-02T00:00Z'") == 2,
+                        "select count(*) from queue.job join queue.body using (id) where (headers ->> 'tick')::timestamptz = '2026-03-02T00:00Z'"
+                    ) == 2,
                     "of those that were missed, the last one runs")
             }
         }
@@ -185,6 +186,35 @@ extension JobQueueDatabaseTests {
                 await #expect(throws: PostgresError.self) {
                     try await queue.addSchedule(key: "s", kind: "slow", cron: "* * * * *", missed: .all, overlap: .skip)
                 }
+            }
+        }
+
+        @Test func jobsOfAScheduleStandInLineOrReplaceEachOther() async throws {
+            try await withQueue { queue, database in
+                let client = database.client
+                for overlap in [JobSchedule.Overlap.queue, .cancel, .allow] {
+                    try await queue.addSchedule(key: overlap.rawValue, kind: "slow", cron: "* * * * *", missed: .one, overlap: overlap)
+                }
+                for _ in 1...3 { try await client.query("select queue.tick((select max(next_at) from queue.schedule))") }
+                func states(_ overlap: JobSchedule.Overlap) async throws -> [String] {
+                    try await client.query(
+                        "select j.state from ops.jobs j join queue.body b using (id) where b.headers ->> 'schedule' = $1 order by j.id",
+                        [.string(overlap.rawValue)]
+                    ).map { try $0[0].string }
+                }
+                #expect(try await states(.queue) == ["ready", "waiting", "waiting"])
+                #expect(try await states(.cancel) == ["cancelled", "cancelled", "ready"])
+                #expect(try await states(.allow) == ["ready", "ready", "ready"])
+                // However the first one ends, the next one starts.
+                let first = try #require(
+                    try await client.query("select min(id) from queue.body where headers ->> 'schedule' = 'queue'").first)[0].int64
+                try await queue.cancel(first)
+                #expect(try await states(.queue) == ["cancelled", "ready", "waiting"])
+                // A hundred in line are enough.
+                for _ in 1...110 { try await client.query("select queue.tick((select next_at from queue.schedule where key = 'queue'))") }
+                let schedule = try #require(try await queue.schedules().first { $0.key == "queue" })
+                #expect(try await states(.queue).filter { $0 == "waiting" || $0 == "ready" }.count == 100)
+                #expect(schedule.skipped > 0 && schedule.lastOutcome?.contains("hundred") == true)
             }
         }
 

@@ -3,7 +3,7 @@ enum Command: Sendable {
     typealias Lease = ModelDatabase.Lease
 
     case tick
-    case enqueue(queue: Int, key: Int?, dueIn: Int, band: Int)
+    case enqueue(queue: Int, key: Int?, dueIn: Int, band: Int, slot: Int? = nil, parents: [Int] = [], goesOn: Bool = false)
     case register
     case beat(Int, held: [Lease], moving: [Bool])
     case closeSession(Int)
@@ -28,10 +28,14 @@ enum Command: Sendable {
         func chance(_ n: Int) -> Bool { Int.random(in: 0..<n, using: &random) == 0 }
         func pick<T>(_ from: [T]) -> T? { from.randomElement(using: &random) }
         let live = model.workers.filter { !$0.hasEnded }.map(\.id)
-        if model.jobs.isEmpty && chance(2) || model.jobs.count < 5 && chance(6) {
+        if model.jobs.isEmpty && chance(2) || model.jobs.count < 7 && chance(6) {
+            let known = Array(1..<model.nextJob)
+            let parents =
+                !known.isEmpty && chance(3) ? (0...Int.random(in: 0...1, using: &random)).compactMap { _ in pick(known.suffix(6)) } : []
             return .enqueue(
                 queue: Int.random(in: 0...1, using: &random), key: chance(2) ? Int.random(in: 1...2, using: &random) : nil,
-                dueIn: chance(4) ? Int.random(in: 1...2, using: &random) : 0, band: Int.random(in: 0...2, using: &random))
+                dueIn: chance(4) ? Int.random(in: 1...2, using: &random) : 0, band: Int.random(in: 0...2, using: &random),
+                slot: chance(3) ? Int.random(in: 0...1, using: &random) : nil, parents: parents, goesOn: chance(3))
         }
         if live.count < 2 && chance(3) { return .register }
         if let corpse = pick(model.dead), chance(12) { return .redrive(chance(2) ? nil : corpse.reason) }

@@ -21,7 +21,8 @@ extension JobQueueDatabaseTests {
                     "differential: \(seeds.count) sequences;",
                     seen.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
                 // Sequences in which nothing interesting happens would agree too.
-                for what in ["fenced", "completed", "rescued", "retry", "dead", "requested", "released", "redriven"] where seeds.count > 1 {
+                for what in ["waiting", "permits", "fenced", "completed", "rescued", "retry", "dead", "requested", "released", "redriven"]
+                where seeds.count > 1 {
                     #expect(seen[what, default: 0] > 0, "no sequence came to: \(what)")
                 }
             }
@@ -42,6 +43,8 @@ extension JobQueueDatabaseTests {
                 trace.append("\(step). \(command) -> \(expected)")
                 if case .claim(let worker, _, _) = command { given += claimed.map { ($0, worker) } }
                 note(command, expected, &seen)
+                if model.database.jobs.contains(where: { $0.state == .waiting }) { seen["waiting", default: 0] += 1 }
+                if !model.database.permits.isEmpty { seen["permits", default: 0] += 1 }
                 let sight = try await postgres.observe()
                 model.adoptOrderIfOpen(command, sight.order)
                 // A model's tick is ten seconds. If the sequence itself took so long, nothing could be said.
@@ -85,6 +88,8 @@ extension ModelPlayer {
     mutating func adoptOrderIfOpen(_ command: Command, _ order: [Int]) {
         switch command {
         case .rescue, .promote, .sweep, .beat: adoptOrder(order)
+        // What ends may make several others ready.
+        case .complete, .fail, .cancel, .acknowledgeCancel, .release: adoptOrder(order)
         default: break
         }
     }

@@ -5,14 +5,16 @@ struct ModelPlayer {
     init() {
         database = ModelDatabase(queues: [.init(), .init(isLong: true)])
         database.schedule = .init(every: 2)
+        database.slots = [1, 2]
     }
 
     mutating func play(_ command: Command) -> (answer: String, claimed: [ModelDatabase.Lease]) {
         let rules = Rules.product
         switch command {
         case .tick: database.tick(rules)
-        case .enqueue(let queue, let key, let dueIn, let band):
-            return ("\(database.enqueue(queue: queue, key: key, dueIn: dueIn, band: band))", [])
+        case .enqueue(let queue, let key, let dueIn, let band, let slot, let parents, let goesOn):
+            let id = database.enqueue(queue: queue, key: key, dueIn: dueIn, band: band, slot: slot, parents: parents, goesOn: goesOn)
+            return ("\(id)", [])
         case .register: return ("\(database.register(ttl: 2))", [])
         case .beat(let worker, let held, let moving):
             let answer = database.heartbeat(worker: worker, ttl: 2, held: held, moving: moving, rules)
@@ -48,12 +50,13 @@ struct ModelPlayer {
     func observe() -> [String] {
         func text(_ value: Int?) -> String { value.map(String.init) ?? "-" }
         // Jobs that are not in line have no place there.
-        let parked = database.jobs.filter { $0.state == .deferred }.sorted { $0.id < $1.id }
-        let jobs = (database.jobs.filter { $0.state != .deferred } + parked).map { job in
+        let isParked = { (job: ModelDatabase.Job) in job.state == .deferred || job.state == .waiting }
+        let parked = database.jobs.filter(isParked).sorted { $0.id < $1.id }
+        let jobs = (database.jobs.filter { !isParked($0) } + parked).map { job in
             let due = job.state == .deferred ? job.dueIn : nil
             let claimed = job.state == .leased ? job.claimedFor : nil
             let head = "job \(job.id) \(job.queue) \(job.band) \(text(job.key)) \(job.state.rawValue) \(text(job.worker)) "
-            return head + "\(text(due)) \(text(claimed)) \(job.attempt) \(job.failures) \(job.rescues)"
+            return head + "\(text(due)) \(text(claimed)) \(job.attempt) \(job.failures) \(job.rescues) \(text(job.slot)) \(job.waitsOn)"
         }
         let done = database.done.sorted { $0.id < $1.id }.map { "done \($0.id) \($0.attempt) \($0.failures) \($0.rescues)" }
         let dead = database.dead.map { corpse in
@@ -66,7 +69,11 @@ struct ModelPlayer {
             worker.hasEnded ? "worker \(worker.id) ended" : "worker \(worker.id) \(worker.leaseIn) \(worker.missedFor != nil)"
         }
         let schedule = database.schedule.map { ["schedule \($0.counter) \($0.fired)"] } ?? []
-        return jobs + done + dead + runs + checkpoints + workers + schedule
+        let permits = database.permits.sorted { $0.lease < $1.lease }.map { "permit \($0.lease.id) \($0.slot)" }
+        let deps = database.deps.sorted { ($0.child, $0.parent) < ($1.child, $1.parent) }.map {
+            "dep \($0.child) \($0.parent) \($0.goesOn)"
+        }
+        return jobs + done + dead + runs + checkpoints + workers + schedule + permits + deps
     }
 
     /// Every token that can be seen, by the table it stands in and the job.
@@ -76,6 +83,7 @@ struct ModelPlayer {
         tokens += database.dead.map { (place: "dead \($0.job.id)", lease: $0.job.lease) }
         tokens += database.runs.map { (place: "run \($0.job)", lease: .init(id: $0.job, token: $0.token)) }
         tokens += database.checkpoints.map { (place: "checkpoint \($0.job) \($0.n)", lease: .init(id: $0.job, token: $0.token)) }
+        tokens += database.permits.map { (place: "permit \($0.lease.id)", lease: $0.lease) }
         tokens += database.effects.map { (place: "effect \($0.id)", lease: $0) }
         return tokens
     }

@@ -40,7 +40,9 @@ final class PostgresPlayer {
         try await database.client.execute(
             """
             truncate queue.job, queue.body, queue.done, queue.dead, queue.run, queue.checkpoint, queue.worker, queue.schedule, public.effect;
-            update queue.queue set paused_at = null;
+            truncate queue.slot, queue.slot_limit, queue.dep;
+            update queue.queue set paused_at = null, uses_slots = false;
+            select queue.slots_define('p0', 1), queue.slots_define('p1', 2);
             select queue.schedule_add('s', 'quick', every_new_pairs => 2, topic => 't')
             """)
     }
@@ -54,9 +56,10 @@ final class PostgresPlayer {
         let client = database.client
         switch command {
         case .tick: try await tick()
-        case .enqueue(let queue, let key, let dueIn, let band):
+        case .enqueue(let queue, let key, let dueIn, let band, let slot, let parents, let goesOn):
             let id = try await self.queue.enqueue(
-                kind: names[queue], dedupeKey: key.map { "k\($0)" }, runAt: dueIn > 0 ? Date() + TimeInterval(dueIn * 10) : nil, band: band)
+                kind: names[queue], dedupeKey: key.map { "k\($0)" }, runAt: dueIn > 0 ? Date() + TimeInterval(dueIn * 10) : nil, band: band,
+                slot: slot.map { "p\($0)" }, waitsFor: parents.map { jobs[$0 - 1] }, onParentFailure: goesOn ? .continue : .cancel)
             return "\(number(id))"
         case .register:
             let control = newControl()
@@ -155,6 +158,7 @@ final class PostgresPlayer {
             """
             update queue.worker set expires_at = expires_at - interval '10 s', absent_since = absent_since - interval '10 s';
             update queue.job set run_at = run_at - interval '10 s', claimed_at = claimed_at - interval '10 s';
+            update queue.dead set run_at = run_at - interval '10 s';
             update queue.run set lease_until = lease_until - interval '10 s', cancel_requested_at = cancel_requested_at - interval '10 s'
             """)
     }
@@ -164,12 +168,12 @@ final class PostgresPlayer {
     private static let observation = """
         with clock as (select clock_timestamp() as now)
         select 'job' as place, j.id, j.token,
-            format('%s %s %s %s %s %s %s %s %s %s', (q.class = 'long')::int, j.band,
+            format('%s %s %s %s %s %s %s %s %s %s %s %s', (q.class = 'long')::int, j.band,
                 coalesce(case when j.dedupe_key = 'schedule:s' then '99' else substr(j.dedupe_key, 2) end, '-'), j.state,
                 case when j.worker_id is null then '-' else (select count(*) from queue.worker w where w.id <= j.worker_id)::text end,
                 coalesce(case when j.state = 2 then greatest(ceil(extract(epoch from j.run_at - now) / 10), 0)::text end, '-'),
                 coalesce(case when j.state = 1 then least(floor(extract(epoch from now - j.claimed_at) / 10), 2)::text end, '-'),
-                j.attempt, j.failures, j.rescues) as text, 1 as part, coalesce(j.seq, 1e15 + j.id)::float8 as n
+                j.attempt, j.failures, j.rescues, coalesce(substr(j.slot, 2), '-'), j.waits_on) as text, 1 as part, coalesce(j.seq, 1e15 + j.id)::float8 as n
         from queue.job j join queue.queue q on q.id = j.queue_id, clock
         union all
         select 'done', id, token, format('%s %s %s', attempt, failures, rescues), 2, id from queue.done
@@ -192,6 +196,10 @@ final class PostgresPlayer {
         select 'schedule', null, null, format('%s %s', counter, fired), 7, 0 from queue.schedule
         union all
         select 'effect', job, token, '', 8, job from public.effect
+        union all
+        select 'permit', job_id, token, substr(key, 2), 9, job_id from queue.slot where job_id is not null
+        union all
+        select 'dep', child, null, format('%s %s', parent, goes_on::text), 10, child * 1e6 + parent from queue.dep
         order by part, n
         """
 
@@ -205,9 +213,10 @@ final class PostgresPlayer {
         var sight = Sight()
         for row in try await database.client.query(Self.observation) {
             let place = try row["place"].string
-            let text = try row["text"].string
+            var text = try row["text"].string
             let id = try row["id"].optionalInt64
             let name = place == "worker" ? "\(id ?? 0)" : id.map { "\(number($0))" } ?? ""
+            if place == "dep", let parent = Int64(text.prefix { $0 != " " }) { text = "\(number(parent))" + text.drop { $0 != " " } }
             if place == "job", let id { sight.order.append(number(id)) }
             if let token = try row["token"].optionalInt64 {
                 sight.tokens[place == "checkpoint" ? "\(place) \(name) \(text)" : "\(place) \(name)", default: []].append(token)
