@@ -31,7 +31,7 @@ enum Command: Sendable {
         if model.jobs.isEmpty && chance(2) || model.jobs.count < 7 && chance(6) {
             let known = Array(1..<model.nextJob)
             let parents =
-                !known.isEmpty && chance(3) ? (0...Int.random(in: 0...1, using: &random)).compactMap { _ in pick(known.suffix(6)) } : []
+                !known.isEmpty && chance(5) ? (0...Int.random(in: 0...1, using: &random)).compactMap { _ in pick(known.suffix(6)) } : []
             return .enqueue(
                 queue: Int.random(in: 0...1, using: &random), key: chance(2) ? Int.random(in: 1...2, using: &random) : nil,
                 dueIn: chance(4) ? Int.random(in: 1...2, using: &random) : 0, band: Int.random(in: 0...2, using: &random),

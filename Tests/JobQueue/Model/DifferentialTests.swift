@@ -12,7 +12,7 @@ extension JobQueueDatabaseTests {
         @Test func theModelAndPostgreSQLAgree() async throws {
             let seeds: ClosedRange<UInt64> =
                 environment["FORETASTE_SEED"].flatMap(UInt64.init).map { $0...$0 }
-                ?? (1...(environment["FORETASTE_EXPLORE"] == nil ? 20 : 2000))
+                ?? (1...(environment["FORETASTE_EXPLORE"] == nil ? 30 : 2000))
             try await withQueue { _, database in
                 try await PostgresPlayer.prepare(database)
                 var seen: [String: Int] = [:]
