@@ -53,6 +53,7 @@ begin
     select slots_define.key, g.n from generate_series(1, 10000 + held) g (n)
     where not exists (select from queue.slot s where s.key = slots_define.key and s.n = g.n)
     order by g.n limit greatest(slots_define.total - held, 0);
+    perform queue.record('slots_define', 'slot ' || slots_define.key, jsonb_build_object('total', slots_define.total));
     perform queue.ring('long'), queue.ring('short');
 end
 $$;

@@ -25,7 +25,7 @@ extension JobQueueDatabaseTests {
                 for call in [
                     "schedule_add('s', 'quick', cron => '0 3 * * *')", "schedule_pause('s')", "schedule_resume('s')",
                     "schedule_remove('s')",
-                    "schedule_remove('s')",
+                    "schedule_remove('s')", "slots_define('gpu:here', 2)",
                 ] {
                     try await database.client.query("select queue.\(call)")
                 }
@@ -33,7 +33,7 @@ extension JobQueueDatabaseTests {
                     "select actor, on_behalf_of, application, action, target, args::text as args from ops.audit order by at offset $1",
                     [.int(before)])
                 let actions = try rows.map { try $0["action"].string }
-                let schedules = ["schedule_add", "schedule_pause", "schedule_resume", "schedule_remove"]
+                let schedules = ["schedule_add", "schedule_pause", "schedule_resume", "schedule_remove", "slots_define"]
                 #expect(actions == ["cancel", "retry", "redrive", "pause", "resume", "set_retention", "define"] + schedules)
                 #expect(try rows.map { try $0["target"].string }.prefix(2) == ["job \(id)", "job \(id)"])
                 #expect(

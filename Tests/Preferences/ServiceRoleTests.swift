@@ -51,7 +51,7 @@ import Testing
                 #expect(try await store.rescueLostVerifications() == 0)
                 await #expect(throws: RegistryError.self) { try await ModelRegistry(client: client).resolve("nothing") }
                 await expectRefused { _ = try await client.query("delete from preferences.pair") }
-                await expectRefused { _ = try await client.query("select preferences.define_dimension('mine')") }
+                await expectRefused { _ = try await client.query("select registry.set_alias('m', 'champion', 1, '')") }
             }
         }
     }
