@@ -64,7 +64,7 @@ struct ModelPlayer {
             return "dead \(job.id) \(corpse.reason.rawValue) \(text(job.key)) \(job.attempt) \(job.failures) \(job.rescues)"
         }
         let runs = database.runs.sorted { $0.job < $1.job }.map { "run \($0.job) \(text($0.leaseIn)) \(text($0.cancelledFor))" }
-        let checkpoints = database.checkpoints.map { "checkpoint \($0.job) \($0.n)" }.sorted()
+        let checkpoints = database.checkpoints.sorted { ($0.job, $0.n) < ($1.job, $1.n) }.map { "checkpoint \($0.job) \($0.n)" }
         let workers = database.workers.map { worker in
             worker.hasEnded ? "worker \(worker.id) ended" : "worker \(worker.id) \(worker.leaseIn) \(worker.missedFor != nil)"
         }
