@@ -110,6 +110,8 @@ public final class Round: Sendable {
         await scene.outlast()
         await scene.makePeace()
         await scene.load.stop()
+        // What schedules counted stays counted; none of them may start something new from here on.
+        try await scene.client.query("select queue.schedule_pause(s.key) from queue.schedule s")
         try await scene.fleet.ensure(3)
         let deadline = ContinuousClock.now + .seconds(75)
         while ContinuousClock.now < deadline {
