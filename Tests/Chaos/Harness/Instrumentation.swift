@@ -122,6 +122,5 @@ enum Instrumentation {
             for each row execute function chaos.on_point('7');
         create trigger chaos_fire after update on queue.schedule for each row when (new.fired > old.fired)
             execute function chaos.on_point('9');
-        create trigger chaos_prune after delete on queue.done for each statement execute function chaos.on_point('11');
         """
 }

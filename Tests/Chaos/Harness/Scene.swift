@@ -168,7 +168,11 @@ actor Scene {
                     configuration: configuration, maximumConnections: 1, applicationName: "chaos:0 janitor", logger: quiet)
                 while !Task.isCancelled {
                     do {
-                        try await housekeeper.query("select queue.prune()")
+                        // Held between the pruning and its commit.
+                        try await housekeeper.transaction { connection in
+                            try await connection.query("select queue.prune()")
+                            try await connection.query("select chaos.hit(11)")
+                        }
                         for table in ["queue.job", "queue.done", "queue.run", "queue.worker", "queue.checkpoint"] {
                             try await housekeeper.query("vacuum \(table)")
                         }
