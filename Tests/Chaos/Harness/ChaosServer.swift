@@ -31,6 +31,8 @@ public actor ChaosServer {
     static let settings = [
         "synchronous_commit": "on", "fsync": "off", "max_connections": "90", "superuser_reserved_connections": "3",
         "max_prepared_transactions": "0", "deadlock_timeout": "200ms",
+        // So that the log fits on the small disk that one fault fills.
+        "min_wal_size": "32MB", "max_wal_size": "64MB",
     ]
 
     /// Starts a server in a temporary place and makes the database that every round starts from.
