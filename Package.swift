@@ -46,6 +46,7 @@ let package = Package(
             name: "COpenBLAS", path: "Shared/System/COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
         .systemLibrary(name: "CLibpq", path: "Shared/System/CLibpq", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CLibcrypto", path: "Shared/System/CLibcrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CZlib", path: "Shared/System/CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", path: "Shared/System/CCurl", linkerSettings: [.linkedLibrary("curl")]),
         .target(name: "CSpawn", path: "Shared/System/CSpawn"),
         .target(
@@ -74,7 +75,10 @@ let package = Package(
             swiftSettings: settings),
         .target(name: "JobQueue", dependencies: ["Postgres", log], path: "Shared/JobQueue", swiftSettings: settings),
         .target(
-            name: "ServiceKit", dependencies: [hummingbird, log, metrics, coreMetrics, lifecycle], path: "Shared/ServiceKit",
+            name: "ServiceKit", dependencies: ["CZlib", hummingbird, log, metrics, coreMetrics, lifecycle], path: "Shared/ServiceKit",
+            swiftSettings: settings),
+        .target(
+            name: "Access", dependencies: ["CLibcrypto", "Postgres", "ServiceKit", hummingbird, log], path: "Shared/Access",
             swiftSettings: settings),
 
         // The domain in SQL.
@@ -88,7 +92,7 @@ let package = Package(
             name: "Ingest",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences", "ServiceKit",
-                hummingbird, log, lifecycle,
+                "Access", hummingbird, log, lifecycle,
             ], path: "Services/Ingest", swiftSettings: settings),
         .executableTarget(
             name: "RewardTrainer",
@@ -100,7 +104,7 @@ let package = Package(
             name: "LatentScorer",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
-                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+                "Preferences", "ServiceKit", "Access", hummingbird, log, lifecycle,
             ], path: "Services/LatentScorer", swiftSettings: settings),
         .executableTarget(
             name: "GeneratorTuner",
@@ -112,7 +116,7 @@ let package = Package(
             name: "Foretaste",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "DemoWorld", "Artifacts", "Postgres",
-                "Migrations", "JobQueue", "Preferences", "ServiceKit", "ArtifactServer", "CCurl", arguments, log,
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "Access", "ArtifactServer", "CCurl", arguments, log,
             ], path: "Services/Foretaste", exclude: ["ArtifactServer"], swiftSettings: settings),
 
         // Tests: a folder a module. What they need beside it stands in Support.
@@ -169,6 +173,9 @@ let package = Package(
             name: "ChaosTests", dependencies: ["ChaosHarness", "JobQueueTestWorker"], path: "Tests/Chaos/Tests", swiftSettings: settings),
         .testTarget(name: "ArtifactsTests", dependencies: ["Artifacts", log], path: "Tests/Artifacts", swiftSettings: settings),
         .testTarget(
+            name: "AccessTests", dependencies: ["PostgresTesting", "Access", "ServiceKit", "Postgres", "Migrations", hummingbird, log],
+            path: "Tests/Access", swiftSettings: settings),
+        .testTarget(
             name: "ServiceKitTests", dependencies: ["ServiceKit", hummingbird, log, coreMetrics, lifecycle], path: "Tests/ServiceKit",
             swiftSettings: settings),
         .testTarget(
@@ -181,7 +188,7 @@ let package = Package(
             name: "IngestTests",
             dependencies: [
                 "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences",
-                "ServiceKit", log,
+                "ServiceKit", "Access", log,
             ], path: "Tests/Ingest", swiftSettings: settings),
         .testTarget(
             name: "RewardTrainerTests",
@@ -193,7 +200,7 @@ let package = Package(
             name: "LatentScorerTests",
             dependencies: [
                 "PostgresTesting", "LatentScorer", "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Artifacts", "Postgres",
-                "Migrations", "JobQueue", "Preferences", "ServiceKit", hummingbird, log,
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "Access", hummingbird, log,
             ], path: "Tests/LatentScorer", swiftSettings: settings),
         .testTarget(
             name: "GeneratorTunerTests",
@@ -205,7 +212,7 @@ let package = Package(
             name: "ForetasteTests",
             dependencies: [
                 "PostgresTesting", "Foretaste", "Ingest", "RewardTrainer", "LatentScorer", "GeneratorTuner", "Tensors", "Safetensors",
-                "Backbones", "Postgres", "Migrations", "JobQueue", "Preferences", arguments,
+                "Backbones", "Postgres", "Migrations", "JobQueue", "Preferences", "Access", "ServiceKit", arguments,
             ], path: "Tests/Foretaste", swiftSettings: settings),
     ]
 )

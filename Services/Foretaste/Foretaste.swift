@@ -15,7 +15,7 @@ struct Foretaste: AsyncParsableCommand {
         subcommands: [
             UpCommand.self, DemoCommand.self, MigrateCommand.self, PretrainCommand.self, JobsCommand.self, ModelsCommand.self,
             ScheduleCommand.self, QueueCommand.self, WorkersCommand.self, DimensionsCommand.self, LabelsCommand.self, SnapshotsCommand.self,
-            BackboneCommand.self, ArtifactsCommand.self,
+            KeysCommand.self, BackboneCommand.self, ArtifactsCommand.self,
         ])
 
     /// One line on stderr and exit status 1 for whatever goes wrong; the argument parser's own errors keep their usage text.

@@ -1,3 +1,4 @@
+import Access
 import ServiceKit
 
 /// `foretaste-ingest`.
@@ -5,7 +6,7 @@ import ServiceKit
 struct IngestMain {
     static func main() async {
         await ServiceMain.run(
-            service: IngestService.name, summary: IngestService.summary, variables: IngestConfiguration.variables, IngestService.application
-        )
+            service: IngestService.name, summary: IngestService.summary,
+            variables: IngestConfiguration.variables + AccessConfiguration.variables, IngestService.application)
     }
 }

@@ -1,3 +1,4 @@
+import Access
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -8,18 +9,22 @@ import ServiceKit
 
 /// The HTTP side of ingest: pairs in, pairs out.
 struct IngestRoutes: Sendable {
+    let client: PostgresClient
     let store: PreferenceStore
     let configuration: IngestConfiguration
+    private let answers: IdempotentAnswers
     private let reader: LabelReader
 
-    init(store: PreferenceStore, configuration: IngestConfiguration, reader: LabelReader) {
-        self.store = store
-        self.configuration = configuration
+    init(client: PostgresClient, configuration: IngestConfiguration, reader: LabelReader) {
+        self.client = client
         self.reader = reader
+        self.configuration = configuration
+        store = PreferenceStore(client: client)
+        answers = IdempotentAnswers(client: client)
     }
 
     func add(to router: ServiceRouter) {
-        router.post("/v1/preferences") { request, _ in try await answering { try await post(request) } }
+        router.post("/v1/preferences") { request, context in try await answering { try await post(request, context) } }
         router.get("/v1/preferences") { request, _ in try await answering { try await list(request) } }
         router.get("/v1/preferences/summary") { _, _ in
             try await answering { .json(try documentBytes(try await store.summary())) }
@@ -31,28 +36,63 @@ struct IngestRoutes: Sendable {
         router.get("/openapi.json") { _, _ in Response.json(OpenAPI.document.utf8) }
     }
 
-    private func post(_ request: Request) async throws -> Response {
+    private func post(_ request: Request, _ context: ServiceContext) async throws -> Response {
         let type = try request.requireMediaType("application/json", "application/x-ndjson")
-        if let encoding = request.headers[.contentEncoding], encoding.lowercased() != "identity" {
-            throw Problem(.unsupportedMediaType, "The body is compressed with '\(encoding.prefix(40))'; send it as it is.")
+        let options = try PostOptions(request)
+        // A dry run has no effect that could be repeated.
+        let key = options.dryRun ? nil : try IdempotentAnswers.key(of: request)
+        if type == "application/json" {
+            let body = try await request.body(upTo: configuration.bodyLimit, gzip: true)
+            let label: NewLabel
+            switch try await reader.decode(body.readableBytesView) {
+            case .errors(let errors): throw Problem.invalid(errors)
+            case .label(let decoded): label = decoded
+            }
+            return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
+                try await postOne(label, dryRun: options.dryRun, on: connection)
+            }
         }
-        if type == "application/json" { return try await postOne(try await request.body(upTo: configuration.bodyLimit)) }
-        return try await postBulk(try await request.body(upTo: configuration.bulkLimit))
+        guard options.atomic || options.dryRun || key != nil else { return try await postLines(of: request, options) }
+        let body = try await request.body(upTo: configuration.bulkLimit, gzip: true)
+        var post = bulk(options)
+        try await post.add(body)
+        try await post.end()
+        return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
+            let document = try await post.finish { try await store.post($0, on: connection) }
+            let response = Response.json(try documentBytes(document), status: .init(code: document.status))
+            if document.isRefusedWhole { throw RolledBack(response: response) }
+            return response
+        }
     }
 
-    private func postOne(_ body: ByteBuffer) async throws -> Response {
-        let label: NewLabel
-        switch try await reader.decode(body.readableBytesView) {
-        case .errors(let errors): throw Problem.invalid(errors)
-        case .label(let decoded): label = decoded
+    /// Lines are stored as they arrive: what is held does not grow with the body.
+    private func postLines(of request: Request, _ options: PostOptions) async throws -> Response {
+        var post = bulk(options) { try await store.post($0) }
+        do {
+            try await request.read(upTo: configuration.bulkLimit, gzip: true) { try await post.add($0) }
+        } catch let problem as Problem where problem.status == .contentTooLarge && post.settled > 0 {
+            throw Problem(
+                problem.status,
+                "\(problem.document.detail ?? "") Its first \(post.settled) lines have been dealt with; sending them again is safe.")
         }
-        switch try await store.post([label])[0] {
+        let document = try await post.finish()
+        return .json(try documentBytes(document), status: .init(code: document.status))
+    }
+
+    private func bulk(_ options: PostOptions, _ store: BulkPost.Store? = nil) -> BulkPost {
+        BulkPost(reader: reader, chunkSize: configuration.chunk, options: options, store: store)
+    }
+
+    private func postOne(_ label: NewLabel, dryRun: Bool, on connection: PostgresConnection) async throws -> Response {
+        switch try await store.post([label], on: connection)[0] {
+        case .created where dryRun:
+            return .json(try documentBytes(PostedDocument(id: nil, state: .received, dryRun: true)))
         case .created(let id):
             return .json(
                 try documentBytes(PostedDocument(id: id, state: .received)), status: .created, headers: [.location: "/v1/preferences/\(id)"]
             )
         case .replayed(let id, let state):
-            return .json(try documentBytes(PostedDocument(id: id, state: state)))
+            return .json(try documentBytes(PostedDocument(id: id, state: state, dryRun: dryRun ? true : nil)))
         case .conflict(let id, let pointers):
             throw Problem(
                 .conflict, "source and external_id name \(named(id)), which was posted with another content. Was the key used twice?",
@@ -60,46 +100,26 @@ struct IngestRoutes: Sendable {
         }
     }
 
-    /// A line that is refused never keeps another from being stored. Each chunk is one transaction; posting the whole again after a
-    /// connection broke in between is safe, because what was stored is a replay.
-    private func postBulk(_ body: ByteBuffer) async throws -> Response {
-        var answer = BulkDocument()
-        var chunk: [(line: Int, label: NewLabel)] = []
-        let began = ContinuousClock.now
-        var refused: [BulkDocument.Line] = []
+    /// An answer whose transaction must leave nothing behind.
+    private struct RolledBack: Error {
+        let response: Response
+    }
 
-        func flush() async throws {
-            let results = try await store.post(chunk.map(\.label))
-            let posted = zip(chunk, results).map { entry, result in
-                switch result {
-                case .created(let id): BulkDocument.Line(line: entry.line, status: 201, id: id)
-                case .replayed(let id, _): BulkDocument.Line(line: entry.line, status: 200, id: id)
-                case .conflict(let id, let pointers):
-                    BulkDocument.Line(line: entry.line, status: 409, id: id, errors: conflictErrors(pointers, id: id))
-                }
+    /// One transaction for the whole request: kept with its answer under the client's key, or rolled back after a dry run.
+    private func within(
+        _ key: String?, _ request: Request, _ context: ServiceContext, _ body: ByteBuffer, dryRun: Bool,
+        _ work: (PostgresConnection) async throws -> Response
+    ) async throws -> Response {
+        do {
+            if let key { return try await answers.answer(key: key, request: request, content: body, context: context, work) }
+            return try await client.transaction { connection in
+                let response = try await work(connection)
+                if dryRun { throw RolledBack(response: response) }
+                return response
             }
-            for line in (posted + refused).sorted(by: { $0.line < $1.line }) { answer.add(line) }
-            chunk.removeAll(keepingCapacity: true)
-            refused.removeAll(keepingCapacity: true)
+        } catch let rolledBack as RolledBack {
+            return rolledBack.response
         }
-
-        var number = 0
-        for line in body.readableBytesView.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
-            number += 1
-            if line.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0d }) { continue }
-            switch try await reader.decode(line, request: began) {
-            case .label(let label): chunk.append((number, label))
-            case .errors(let errors): refused.append(.init(line: number, status: 422, errors: errors))
-            }
-            if chunk.count >= configuration.chunk { try await flush() }
-            // Timers of this process wait while a long body is decoded.
-            if number % 256 == 0 { await Task.yield() }
-        }
-        try await flush()
-        guard !answer.results.isEmpty else {
-            throw Problem.invalid([.init(pointer: "", detail: "has no line; expected one JSON object a line")])
-        }
-        return .json(try documentBytes(answer), status: .init(code: answer.status))
     }
 
     private func get(_ id: String) async throws -> Response {

@@ -1,4 +1,6 @@
+import Access
 import Artifacts
+import HTTPTypes
 import JobQueue
 import Logging
 import Postgres
@@ -34,10 +36,11 @@ enum IngestService {
         let dimensions = DimensionRegistry(client: client)
         let reader = LabelReader(registry: dimensions)
         application.addRoutes {
-            IngestRoutes(store: store, configuration: configuration, reader: reader).add(to: $0)
+            IngestRoutes(client: client, configuration: configuration, reader: reader).add(to: $0)
             LabelRoutes(store: store, configuration: configuration).add(to: $0)
             DimensionRoutes(registry: dimensions, reader: reader, configuration: configuration).add(to: $0)
             SnapshotRoutes(client: client, configuration: configuration).add(to: $0)
+            AuditRoutes(client: client).add(to: $0)
         }
         application.addTask("verification") { try await worker.run() }
         application.addTask("rescue") {
@@ -52,6 +55,13 @@ enum IngestService {
             }
         }
         application.onShutdown { await client.close() }
+        try application.requireKeys(client: client) { method, path in
+            switch path {
+            case "/version": .key
+            case "/v1/audit": .scope(.admin)
+            default: .scope(method == .get || method == .head ? .read : .ingest)
+            }
+        }
         return application
     }
 

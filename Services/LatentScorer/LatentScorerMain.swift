@@ -1,3 +1,4 @@
+import Access
 import ServiceKit
 
 /// `foretaste-latent-scorer`.
@@ -7,6 +8,6 @@ struct LatentScorerMain {
         await ServiceMain.run(
             service: LatentScorerService.name,
             summary: "Scores unfinished latents with the champion reward, and says which candidates of a Best-of-N to keep.",
-            variables: ScorerConfiguration.variables, LatentScorerService.application)
+            variables: ScorerConfiguration.variables + AccessConfiguration.variables, LatentScorerService.application)
     }
 }

@@ -1,3 +1,4 @@
+import Access
 import Artifacts
 import Logging
 import Postgres
@@ -47,6 +48,7 @@ enum LatentScorerService {
         }
         application.addTask("fetches") { try await fetches.run() }
         application.onShutdown { await client.close() }
+        try application.requireKeys(client: client) { _, path in path == "/version" ? .key : .scope(.score) }
         return application
     }
 }

@@ -11,6 +11,7 @@ final class Readiness: Sendable {
 
     private struct State {
         var draining = false
+        var refusing = false
         var checks: [(name: String, check: Check)] = []
     }
 
@@ -18,7 +19,13 @@ final class Readiness: Sendable {
 
     func add(_ name: String, _ check: @escaping Check) { state.withLock { $0.checks.append((name, check)) } }
 
+    /// From now on `/readyz` fails.
     func drain() { state.withLock { $0.draining = true } }
+
+    /// From now on other requests are turned away too.
+    func refuseRequests() { state.withLock { $0.refusing = true } }
+
+    var refusesRequests: Bool { state.withLock { $0.refusing } }
 
     /// What is wrong, by check; empty when the service is ready.
     func failures() async -> [(name: String, reason: String)] {
@@ -72,7 +79,7 @@ func withDeadline(_ limit: Duration, _ body: @escaping @Sendable () async throws
     throw CancellationError()
 }
 
-/// `/livez`, `/readyz`, `/metrics` and `/version`, which every service has.
+/// `/livez`, `/readyz`, `/metrics`, `/problems` and `/version`, which every service has.
 enum HealthRoutes {
     static func add(to router: ServiceRouter, configuration: ServiceConfiguration, readiness: Readiness, registry: MetricsRegistry) {
         router.get("/livez") { _, _ in Response.json(#"{"status":"alive"}"#.utf8) }
@@ -91,6 +98,12 @@ enum HealthRoutes {
             let body = ByteBuffer(string: registry.render() + build + ProcessMetrics.render())
             return Response(
                 status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8", .contentLength: "\(body.readableBytes)"],
+                body: .init(byteBuffer: body))
+        }
+        router.get("/problems") { _, _ in
+            let body = ByteBuffer(string: ProblemKind.html)
+            return Response(
+                status: .ok, headers: [.contentType: "text/html; charset=utf-8", .contentLength: "\(body.readableBytes)"],
                 body: .init(byteBuffer: body))
         }
         router.get("/version") { _, _ in

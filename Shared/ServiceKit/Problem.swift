@@ -20,7 +20,7 @@ public struct ProblemDocument: Codable, Sendable, Equatable {
         }
     }
 
-    /// A URI that names the kind of problem; `about:blank` when the status says it all.
+    /// A reference that names the kind of problem and leads to its explanation, relative to the service (see ``ProblemKind``).
     public var type: String
     /// The kind of problem in a few words.
     public var title: String
@@ -30,8 +30,15 @@ public struct ProblemDocument: Codable, Sendable, Equatable {
     public var detail: String?
     /// The request's path.
     public var instance: String?
+    /// The request's id, as in the answer's `X-Request-Id` and in the log.
+    public var requestID: String?
     /// What is wrong, place by place; left out when empty.
     public var errors: [FieldError]?
+
+    enum CodingKeys: String, CodingKey {
+        case type, title, status, detail, instance, errors
+        case requestID = "request_id"
+    }
 
     /// The document as JSON, keys in alphabetical order.
     public func json() -> [UInt8] {
@@ -49,26 +56,32 @@ public struct Problem: Error, Sendable, HTTPResponseError, CustomStringConvertib
     /// Further header fields of the answer.
     public var headers: HTTPFields
 
-    /// A problem. The title is the status's usual phrase when not given.
+    /// A problem. The kind is the status's usual one and the title its phrase when not given.
     public init(
-        _ status: HTTPResponse.Status, _ detail: String? = nil, title: String? = nil, type: String = "about:blank",
+        _ status: HTTPResponse.Status, _ detail: String? = nil, title: String? = nil, kind: ProblemKind? = nil,
         errors: [ProblemDocument.FieldError] = [], headers: HTTPFields = [:]
     ) {
         document = ProblemDocument(
-            type: type, title: title ?? status.reasonPhrase, status: status.code, detail: detail, errors: errors.isEmpty ? nil : errors)
+            type: (kind ?? ProblemKind.usual(status.code))?.type ?? "about:blank", title: title ?? status.reasonPhrase, status: status.code,
+            detail: detail, errors: errors.isEmpty ? nil : errors)
         self.headers = headers
     }
 
     /// 400: the request cannot be understood.
     public static func badRequest(_ detail: String) -> Problem { Problem(.badRequest, detail) }
 
-    /// 401: no valid key.
-    public static func unauthorized(_ detail: String) -> Problem {
-        Problem(.unauthorized, detail, headers: [.wwwAuthenticate: "Bearer"])
+    /// 401: no key (`error` nil), or none that is valid.
+    public static func unauthorized(_ detail: String, error: String? = nil) -> Problem {
+        Problem(
+            .unauthorized, detail, headers: [.wwwAuthenticate: "Bearer realm=\"foretaste\"" + (error.map { ", error=\"\($0)\"" } ?? "")])
     }
 
-    /// 403: a valid key that may not do this.
-    public static func forbidden(_ detail: String) -> Problem { Problem(.forbidden, detail) }
+    /// 403: a valid key that lacks a scope.
+    public static func missingScope(_ scope: Scope, key: String) -> Problem {
+        Problem(
+            .forbidden, "The key \(key) lacks the scope '\(scope.rawValue)', which this needs.",
+            headers: [.wwwAuthenticate: "Bearer realm=\"foretaste\", error=\"insufficient_scope\", scope=\"\(scope.rawValue)\""])
+    }
 
     /// 404: there is no such thing.
     public static func notFound(_ detail: String) -> Problem { Problem(.notFound, detail) }
@@ -79,6 +92,14 @@ public struct Problem: Error, Sendable, HTTPResponseError, CustomStringConvertib
     /// 413: the body is over the limit.
     public static func tooLarge(limit: Int) -> Problem {
         Problem(.contentTooLarge, "The body is larger than the \(limit) bytes that are accepted here.")
+    }
+
+    /// 415: a content encoding that is not read here.
+    public static func unsupportedEncoding(_ found: String, expected: [String]) -> Problem {
+        Problem(
+            .unsupportedMediaType,
+            "The body is encoded as '\(found.prefix(40))'; expected \(expected.isEmpty ? "it as it is" : expected.joined(separator: " or ") + ", or no encoding").",
+            kind: .contentEncoding, headers: [.acceptEncoding: expected.isEmpty ? "identity" : expected.joined(separator: ", ")])
     }
 
     /// 415: another media type was expected.
@@ -119,6 +140,7 @@ public struct Problem: Error, Sendable, HTTPResponseError, CustomStringConvertib
     public func response(from request: Request, context: some RequestContext) throws -> Response {
         var document = document
         if document.instance == nil { document.instance = request.uri.path }
+        if document.requestID == nil { document.requestID = (context as? ServiceContext)?.requestID }
         var fields = headers
         fields[.contentType] = "application/problem+json"
         let body = document.json()
@@ -140,6 +162,8 @@ struct ProblemMiddleware: RouterMiddleware {
             return try await next(request, context)
         } catch let thrown as Problem {
             problem = thrown
+        } catch is ConnectionWatch.BodyCutOff {
+            problem = Problem(.requestTimeout, "The connection ended in the middle of the body; nothing of it was stored.")
         } catch is NIOTooManyBytesError {
             problem = Problem(.contentTooLarge, "The body is larger than what is accepted here.")
         } catch let error as any HTTPResponseError {

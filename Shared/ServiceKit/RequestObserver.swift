@@ -19,6 +19,7 @@ struct RequestObserver: RouterMiddleware {
         let identifier = request.headers[Self.requestID].flatMap(Self.acceptable) ?? Self.newID()
         context.logger.logLevel = level
         context.logger[metadataKey: "hb.request.id"] = .string(identifier)
+        context.requestID = identifier
         running.increment()
         defer { running.decrement() }
         var response = try await next(request, context)

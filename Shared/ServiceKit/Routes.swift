@@ -6,10 +6,18 @@ import Synchronization
 /// What a handler is given beside the request.
 public struct ServiceContext: RequestContext {
     public var coreContext: CoreRequestContextStorage
+    /// Who asks; anonymous where nobody is asked for a key.
+    public internal(set) var caller = Caller.anonymous
+    /// The id in the answer's `X-Request-Id` and in the request's log lines.
+    public internal(set) var requestID = ""
+    /// The peer's address, without its port.
+    public var remoteAddress: String? { channel?.remoteAddress?.ipAddress }
+    let channel: (any Channel)?
 
     /// Made by the server, once a request.
     public init(source: ApplicationRequestContextSource) {
         coreContext = .init(source: source)
+        channel = source.channel
     }
 }
 
@@ -17,30 +25,54 @@ public struct ServiceContext: RequestContext {
 public typealias ServiceRouter = Router<ServiceContext>
 
 extension Request {
-    /// The whole body. Throws 413 for a longer one, after reading past what is too much: a client that sends everything before it reads
-    /// the answer would otherwise wait for us while we wait for it. Nothing beyond the limit is kept, and what is longer than `drainLimit`
-    /// is not read at all.
-    public func body(upTo limit: Int) async throws -> ByteBuffer {
-        if let length = headers[.contentLength].flatMap({ Int($0) }), length > max(limit, Self.drainLimit) {
-            throw Problem.tooLarge(limit: limit)
-        }
+    /// The whole body. Throws 413 for a longer one: at once when it is declared as longer, so that a client that asked with
+    /// `Expect: 100-continue` need not send it; ``ConnectionWatch`` sees to clients that send everything before they read.
+    ///
+    /// - Parameters:
+    ///   - limit: how many bytes the body may have, unpacked.
+    ///   - gzip: whether `Content-Encoding: gzip` is taken.
+    public func body(upTo limit: Int, gzip: Bool = false) async throws -> ByteBuffer {
         var collected = ByteBuffer()
-        var total = 0
-        for try await chunk in body {
-            total += chunk.readableBytes
-            if total <= limit {
-                collected.writeImmutableBuffer(chunk)
-            } else {
-                collected = ByteBuffer()
-                if total > max(limit, Self.drainLimit) { break }
-            }
+        // The first piece is taken as it is, without a copy.
+        try await read(upTo: limit, gzip: gzip) { piece in
+            if collected.capacity == 0 { collected = piece } else { collected.writeImmutableBuffer(piece) }
         }
-        guard total <= limit else { throw Problem.tooLarge(limit: limit) }
         return collected
     }
 
-    /// A body that is too long is read to its end up to this, 1 GiB.
-    private static var drainLimit: Int { 1 << 30 }
+    /// The body piece by piece, unpacked, for those who need not hold it whole. Throws as ``body(upTo:gzip:)`` does, by then perhaps after some
+    /// pieces.
+    public func read(upTo limit: Int, gzip: Bool = false, _ consume: (ByteBuffer) async throws -> Void) async throws {
+        let isGzip = try isGzip(allowed: gzip)
+        let declared = headers[.contentLength].flatMap { Int($0) }
+        if let declared, declared > limit { throw Problem.tooLarge(limit: limit) }
+        var total = 0
+        if isGzip {
+            var inflater = Inflater()
+            for try await chunk in body {
+                total += chunk.readableBytes
+                var rest = chunk
+                while let piece = try inflater.next(&rest, upTo: limit) { try await consume(piece) }
+            }
+            guard inflater.isComplete else { throw Problem.badRequest("The gzip stream of the body ends early.") }
+        } else {
+            for try await chunk in body {
+                total += chunk.readableBytes
+                if total > limit { throw Problem.tooLarge(limit: limit) }
+                try await consume(chunk)
+            }
+        }
+        // A connection that breaks looks like the end of the body.
+        if let declared, total < declared { throw ConnectionWatch.BodyCutOff() }
+    }
+
+    private func isGzip(allowed: Bool) throws -> Bool {
+        guard let encoding = headers[.contentEncoding]?.lowercased(), encoding != "identity" else { return false }
+        guard allowed, encoding == "gzip" || encoding == "x-gzip" else {
+            throw Problem.unsupportedEncoding(encoding, expected: allowed ? ["gzip"] : [])
+        }
+        return true
+    }
 
     /// The body's media type in lower case, without parameters.
     public var mediaType: String? {

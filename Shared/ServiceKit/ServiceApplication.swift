@@ -30,6 +30,7 @@ public struct ServiceApplication: Sendable {
     private var services: [ServiceGroupConfiguration.ServiceConfiguration] = []
     private var closings: [@Sendable () async -> Void] = []
     private let readiness = Readiness()
+    private var requestGuard: (any RequestGuard)?
 
     /// An application without routes of its own, which already serves health and metrics.
     public init(configuration: ServiceConfiguration, logger: Logger, metrics: MetricsRegistry = .shared) {
@@ -46,6 +47,11 @@ public struct ServiceApplication: Sendable {
     /// Adds routes. Errors that handlers throw become problem documents: throw a `Problem` for what the client has to know.
     public mutating func addRoutes(_ add: @escaping @Sendable (ServiceRouter) throws -> Void) {
         routes.append(add)
+    }
+
+    /// Asks `requestGuard` before every request who sends it; see ``RequestGuard/openPaths``. Without a guard everything is open.
+    public mutating func guardRequests(with requestGuard: any RequestGuard) {
+        self.requestGuard = requestGuard
     }
 
     /// Runs a swift-service-lifecycle service beside the HTTP server. When it ends or fails, the whole service ends.
@@ -120,13 +126,16 @@ public struct ServiceApplication: Sendable {
         let router = ServiceRouter(context: ServiceContext.self, options: [.autoGenerateHeadEndpoints])
         router.add(middleware: RequestObserver(level: logger.logLevel))
         router.add(middleware: ProblemMiddleware(routes: table))
+        router.add(middleware: AdmissionMiddleware(requestGuard: requestGuard, readiness: readiness))
         HealthRoutes.add(to: router, configuration: configuration, readiness: readiness, registry: metrics)
         for add in routes { try add(router) }
         table.fill(from: router.routes.map { ($0.method.rawValue, $0.path.description) })
         let (configuration, logger) = (configuration, logger)
+        let limits = configuration.connectionLimits
         if let file = configuration.readyFile { unlink(file) }
         return Application(
-            router: router, server: .http1(configuration: .init(idleTimeout: .seconds(75))),
+            router: router,
+            server: .http1(configuration: .init(additionalChannelHandlers: [ConnectionWatch(limits: limits)], idleTimeout: .seconds(75))),
             configuration: .init(
                 address: .hostname(configuration.listen.host, port: configuration.listen.port), serverName: nil, backlog: 1024),
             onServerRunning: { channel in

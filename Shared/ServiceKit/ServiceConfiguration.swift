@@ -1,4 +1,5 @@
 import Foundation
+import NIOCore
 public import Logging
 
 /// What every service is told by its environment.
@@ -40,6 +41,9 @@ public struct ServiceConfiguration: Sendable {
     public let shutdownDeadline: Duration
     /// `FORETASTE_DRAIN_SECONDS`: how long the service keeps serving, not ready, after SIGTERM, so that a load balancer sees it; 0 when unset.
     public let drainDelay: Duration
+
+    /// `FORETASTE_HEAD_SECONDS`, `FORETASTE_BODY_SECONDS`: how long slow clients are waited for.
+    let connectionLimits: ConnectionLimits
 
     /// Reads and checks everything; throws a `ConfigurationError` for the first variable that cannot be used.
     public static func fromEnvironment(service: String, _ environment: Environment = .process) throws -> ServiceConfiguration {
@@ -89,6 +93,14 @@ public struct ServiceConfiguration: Sendable {
         logFormat = try environment.choice("FORETASTE_LOG_FORMAT", of: ["json", "text"]).flatMap(LogFormat.init(rawValue:)) ?? .automatic
         shutdownDeadline = .seconds(try environment.number("FORETASTE_SHUTDOWN_SECONDS", in: 0.1...3600) ?? 20)
         drainDelay = .seconds(try environment.number("FORETASTE_DRAIN_SECONDS", in: 0...600) ?? 0)
+        var limits = ConnectionLimits()
+        if let seconds = try environment.number("FORETASTE_HEAD_SECONDS", in: 0.1...3600) {
+            limits.head = .nanoseconds(Int64(seconds * 1e9))
+        }
+        if let seconds = try environment.number("FORETASTE_BODY_SECONDS", in: 0.1...3600) {
+            limits.bodyGrace = .nanoseconds(Int64(seconds * 1e9))
+        }
+        connectionLimits = limits
     }
 
     /// `FORETASTE_DATA` as an absolute path. Unset: `$XDG_DATA_HOME/foretaste`, else `~/.local/share/foretaste`; for root, whose home other
@@ -126,6 +138,8 @@ public struct ServiceConfiguration: Sendable {
             ("FORETASTE_LOG_FORMAT", "json or text", "text on a terminal, else json"),
             ("FORETASTE_SHUTDOWN_SECONDS", "how long a graceful shutdown may take", "20"),
             ("FORETASTE_DRAIN_SECONDS", "how long to serve on, not ready, after SIGTERM", "0"),
+            ("FORETASTE_HEAD_SECONDS", "how long a request's head may take to arrive", "15"),
+            ("FORETASTE_BODY_SECONDS", "how long a body is waited for before it must bring 8 KiB/s", "30"),
         ]
     }
 
@@ -141,6 +155,8 @@ public struct ServiceConfiguration: Sendable {
             "artifacts_deadline_seconds=\(artifactsDeadlineSeconds.map { "\($0)" } ?? "by size")", "ready_file=\(readyFile ?? "none")",
             "log_level=\(logLevel)",
             "log_format=\(logFormat.rawValue)", "shutdown_seconds=\(shutdownDeadline)", "drain_seconds=\(drainDelay)",
+            "head_seconds=\(Double(connectionLimits.head.nanoseconds) * 1e-9)",
+            "body_seconds=\(Double(connectionLimits.bodyGrace.nanoseconds) * 1e-9)",
         ].joined(separator: "\n")
     }
 }

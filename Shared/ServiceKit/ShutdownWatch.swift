@@ -32,6 +32,7 @@ final class ShutdownWatch: Service {
         logger.info("Shutting down", metadata: ["deadline_seconds": .stringConvertible(Double(deadline.components.seconds))])
         if endsProcess { armForcedEnd() }
         if drain > .zero { try? await Task.sleep(for: drain) }
+        readiness.refuseRequests()
     }
 
     /// A thread of its own, because what hangs may hold every thread of the cooperative pool.

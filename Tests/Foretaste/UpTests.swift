@@ -14,9 +14,11 @@ extension ForetasteProcessTests {
             let processes: [String: Int32]
         }
 
-        private func status(_ url: String) async -> Int {
+        private func status(_ url: String, key: String? = nil) async -> Int {
             guard let url = URL(string: url) else { return 0 }
-            let answer = try? await URLSession.shared.data(for: URLRequest(url: url, timeoutInterval: 10))
+            var request = URLRequest(url: url, timeoutInterval: 10)
+            if let key { request.setValue("Bearer \(key)", forHTTPHeaderField: "Authorization") }
+            let answer = try? await URLSession.shared.data(for: request)
             return (answer?.1 as? HTTPURLResponse)?.statusCode ?? 0
         }
 
@@ -49,13 +51,31 @@ extension ForetasteProcessTests {
                 #expect(await status(ready.ingest + "/readyz") == 200)
                 #expect(await status(ready.scorer + "/readyz") == 200)
 
+                // The run's key opens both services; without one nothing is open but the probes. Other keys come and go.
+                let summary = ready.ingest + "/v1/preferences/summary"
+                #expect(await status(summary) == 401)
+                #expect(await status(summary, key: ready.api_key) == 200)
+                #expect(await status(ready.scorer + "/v1/score", key: ready.api_key) == 405)
+                let made = try await Program.run(
+                    ["keys", "create", "--name", "reader", "--scopes", "read", "--expires", "1d", "--data", data], in: folder)
+                #expect(made.status == 0 && made.line.hasPrefix("ft_") && made.line.count == 60, "\(made)")
+                #expect(await status(summary, key: made.line) == 200)
+                #expect(await status(ready.scorer + "/v1/score", key: made.line) == 403)
+                let keys = try await Program.run(["keys", "list", "--json", "--data", data], in: folder)
+                let listed = try #require(try JSONSerialization.jsonObject(with: Data(keys.output.utf8)) as? [[String: Any]])
+                #expect(listed.map { $0["run"] as? Bool } == [false, true] && !keys.output.contains(made.line))
+                let revoked = try await Program.run(
+                    ["keys", "revoke", made.line.dropFirst(3).prefix(8).description, "--data", data], in: folder)
+                #expect(revoked.status == 0, "\(revoked)")
+                try await eventually(within: 10, "the revoked key is refused") { await status(summary, key: made.line) == 401 }
+
                 // A second one over the same folder is refused and disturbs nothing.
                 let second = try await Program.run(["up", "--data", data, "--ready-file", file], in: folder)
                 #expect(second.status == 1 && second.errors.contains("already"), "\(second)")
                 #expect(try read(file) == ready)
                 // Other commands find the system by its folder.
-                let listed = try await Program.run(["models", "list", "--json", "--data", data], in: folder)
-                #expect(listed.status == 0 && listed.line == "[]", "\(listed)")
+                let models = try await Program.run(["models", "list", "--json", "--data", data], in: folder)
+                #expect(models.status == 0 && models.line == "[]", "\(models)")
 
                 for name in ["ingest", "scorer", "reward-trainer"] {
                     let pid = try #require(ready.processes[name])
@@ -78,6 +98,10 @@ extension ForetasteProcessTests {
                 let ended = try await up.ended(within: 30)
                 #expect(ended.status == 0, "\(ended)")
                 #expect(!FileManager.default.fileExists(atPath: file), "nothing points at what is gone")
+                // The run's key ended with the run.
+                let ends = try await Program.run(["keys", "list", "--all", "--json", "--data", data], in: folder)
+                let all = try #require(try JSONSerialization.jsonObject(with: Data(ends.output.utf8)) as? [[String: Any]])
+                #expect(all.count == 2 && all.allSatisfy { $0["revoked_at"] != nil }, "\(ends)")
                 // A process that was reaped by nobody yet is gone all the same.
                 let left = processes.filter(\.isAlive)
                 #expect(left.isEmpty, "\(left.map { (try? String(contentsOfFile: "/proc/\($0.pid)/cmdline", encoding: .utf8)) ?? "" })")

@@ -90,7 +90,8 @@ import Testing
                 #expect(answer.text.contains("application/x-ndjson"))
             }
             let body = Data(example().utf8)
-            #expect(try await ingest.send("POST", "/v1/preferences", body, headers: ["Content-Encoding": "gzip"]).status == 415)
+            let brotli = try await ingest.send("POST", "/v1/preferences", body, headers: ["Content-Encoding": "br"])
+            #expect(brotli.status == 415 && brotli.headers["accept-encoding"] == "gzip")
             #expect(try await ingest.send("POST", "/v1/preferences", body, type: "Application/JSON; charset=utf-8").status == 201)
             #expect(try await ingest.send("DELETE", "/v1/preferences").status == 405)
         }

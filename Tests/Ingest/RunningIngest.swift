@@ -1,3 +1,4 @@
+import Access
 import Foundation
 import FoundationNetworking
 import Logging
@@ -15,6 +16,10 @@ struct RunningIngest: Sendable {
     let url: String
     let database: TestDatabase
     let server: LatentServer
+    /// With every scope.
+    let key: APIKey
+    private let control: ServiceControl
+    private let running: Task<Void, any Error>
     var client: PostgresClient { database.client }
     var store: PreferenceStore { PreferenceStore(client: database.client) }
 
@@ -32,10 +37,14 @@ struct RunningIngest: Sendable {
             var logger = Logger(label: "ingest")
             logger.logLevel = .error
             let application = try await IngestService.application(configuration, logger)
+            let key = try await KeyStore(client: database.client).create(name: "tests", scopes: Set(Scope.allCases))
             let control = ServiceControl()
             let running = Task { try await application.run(handlingSignals: false, control: control) }
             do {
-                try await body(RunningIngest(url: try await control.listening(), database: database, server: server))
+                try await body(
+                    RunningIngest(
+                        url: try await control.listening(), database: database, server: server, key: key, control: control, running: running
+                    ))
                 await control.shutDown()
                 try await running.value
             } catch {
@@ -44,6 +53,12 @@ struct RunningIngest: Sendable {
                 throw error
             }
         }
+    }
+
+    /// Ends the service; the database stays.
+    func stop() async {
+        await control.shutDown()
+        _ = try? await running.value
     }
 
     struct Answer: Sendable {
@@ -63,12 +78,16 @@ struct RunningIngest: Sendable {
     }
 
     func send(
-        _ method: String = "GET", _ path: String, _ body: Data? = nil, type: String? = "application/json", headers: [String: String] = [:]
+        _ method: String = "GET", _ path: String, _ body: Data? = nil, type: String? = "application/json", headers: [String: String] = [:],
+        authorization: String? = "key"
     ) async throws -> Answer {
         var request = URLRequest(url: try #require(URL(string: url + path)))
         request.httpMethod = method
         request.httpBody = body
         if body != nil { request.setValue(type, forHTTPHeaderField: "Content-Type") }
+        if let authorization {
+            request.setValue(authorization == "key" ? "Bearer \(key.text)" : authorization, forHTTPHeaderField: "Authorization")
+        }
         for (name, value) in headers { request.setValue(value, forHTTPHeaderField: name) }
         let (data, response) = try await URLSession.shared.data(for: request)
         let http = try #require(response as? HTTPURLResponse)

@@ -1,3 +1,4 @@
+import Access
 import Artifacts
 import Backbones
 import Foundation
@@ -20,6 +21,8 @@ struct RunningScorer: Sendable {
     let url: String
     let database: TestDatabase
     let folder: String
+    /// With the scope `score` alone.
+    let key: APIKey
     var registry: ModelRegistry { ModelRegistry(client: database.client) }
     var store: ArtifactStore { get throws { try ArtifactStore(location: "file://\(folder)/artifacts/") } }
 
@@ -34,10 +37,11 @@ struct RunningScorer: Sendable {
             logger.logLevel = .critical
             let application = try await LatentScorerService.application(
                 try ServiceConfiguration.fromEnvironment(service: LatentScorerService.name, environment), logger)
+            let key = try await KeyStore(client: database.client).create(name: "tests", scopes: [.score])
             let control = ServiceControl()
             let running = Task { try await application.run(handlingSignals: false, control: control) }
             do {
-                try await body(RunningScorer(url: try await control.listening(), database: database, folder: folder))
+                try await body(RunningScorer(url: try await control.listening(), database: database, folder: folder, key: key))
             } catch {
                 await control.shutDown()
                 _ = try? await running.value
@@ -120,11 +124,15 @@ struct RunningScorer: Sendable {
     }
 
     func send(
-        _ path: String = "/v1/score", _ body: [UInt8]? = nil, type: String = "application/octet-stream", method: String = "POST"
+        _ path: String = "/v1/score", _ body: [UInt8]? = nil, type: String = "application/octet-stream", method: String = "POST",
+        authorization: String? = "key"
     ) async throws -> Answer {
         var request = URLRequest(url: try #require(URL(string: url + path)))
         request.httpMethod = method
         request.httpBody = body.map { Data($0) }
+        if let authorization {
+            request.setValue(authorization == "key" ? "Bearer \(key.text)" : authorization, forHTTPHeaderField: "Authorization")
+        }
         if body != nil { request.setValue(type, forHTTPHeaderField: "Content-Type") }
         let (data, response) = try await URLSession.shared.data(for: request)
         let http = try #require(response as? HTTPURLResponse)

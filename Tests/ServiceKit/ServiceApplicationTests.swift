@@ -172,6 +172,8 @@ struct ServiceApplicationTests {
         let unready = try await probe.get("/readyz")
         #expect(unready.status == 503 && unready.text.contains("shutting down"))
         #expect(try await probe.get("/livez").status == 200)
+        let turnedAway = try await probe.get("/v1/slow")
+        #expect(turnedAway.status == 503 && turnedAway.headers["retry-after"] == "1" && turnedAway.text.contains("/problems#draining"))
         release.turn(on: true)
         #expect(try await slow.text == "finished")
         try await running.value

@@ -27,6 +27,7 @@ struct UpCommand: AsyncParsableCommand {
                   ingest    \(system.ingest)
                   scorer    \(system.scorer)
                   data      \(folder.path)
+                  API key   "api_key" in \(folder.runningFile), for this run; foretaste keys create makes others
                 Stop with Ctrl-C.
                 """)
             fflush(nil)

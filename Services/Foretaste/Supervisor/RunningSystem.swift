@@ -9,7 +9,7 @@ struct RunningSystem: Codable, Sendable, Equatable {
     var scorer: String
     /// The database, as a libpq URL. May hold a password.
     var databaseURL: String
-    /// The key for this run, or nothing while there are none.
+    /// The API key of this run, with every scope; it ends with the run.
     var apiKey: String
     /// The services' processes by their names.
     var processes: [String: Int32]

@@ -1,3 +1,4 @@
+import Access
 import Foundation
 import Logging
 import Migrations
@@ -20,8 +21,6 @@ struct SupervisorOptions: Sendable {
     var output = ServiceOutput.standardError
     /// A file that appears when everything answers.
     var readyFile: String?
-    /// The key for this run.
-    var apiKey = ""
     /// How long everything may take to become ready, in seconds.
     var startDeadline = 120.0
 
@@ -50,6 +49,7 @@ actor Supervisor {
     private var serverWatch: Task<Void, Never>?
     private var services: [SupervisedService] = []
     private var databaseURL = ""
+    private var runKey: RunKey?
     private var isReady = false
     private var isStopping = false
 
@@ -81,6 +81,8 @@ actor Supervisor {
             for service in services { group.addTask { await service.end(within: Self.stopDeadline) } }
         }
         services = []
+        await runKey?.end()
+        runKey = nil
         serverWatch?.cancel()
         await server?.stop()
         server = nil
@@ -89,7 +91,7 @@ actor Supervisor {
 
     /// What runs now.
     func system() async -> RunningSystem {
-        var system = RunningSystem(ingest: "", scorer: "", databaseURL: databaseURL, apiKey: options.apiKey, processes: [:])
+        var system = RunningSystem(ingest: "", scorer: "", databaseURL: databaseURL, apiKey: runKey?.key.text ?? "", processes: [:])
         for service in services {
             let url = await service.url ?? ""
             if service.program.name == "ingest" { system.ingest = url }
@@ -146,6 +148,7 @@ actor Supervisor {
             throw error
         }
         try Task.checkCancellation()
+        runKey = try await RunKey(databaseURL: databaseURL, logger: logger)
         try await startServices()
         isReady = true
         await publish()
