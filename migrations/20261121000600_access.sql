@@ -61,6 +61,16 @@ $$;
 comment on function access.record is
     'Adds a row to the append-only audit log, in the caller''s transaction. Example: select access.record(''pair.retracted'', id)';
 
+-- A page of the audit log, oldest first.
+create function access.list_audit(after bigint, most int, action text default null, object text default null) returns setof access.audit
+    language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select a.* from access.audit a
+    where a.id > list_audit.after and (list_audit.action is null or a.action = list_audit.action)
+      and (list_audit.object is null or a.object = list_audit.object)
+    order by a.id limit list_audit.most;
+$$;
+comment on function access.list_audit is 'A page of the audit log, oldest first; ingest serves it to keys with the scope admin.';
+
 -- Stores a key that `foretaste keys create` made; only its hash comes here.
 create function access.create_key(
     id text, name text, hash bytea, scopes text[], expires_at timestamptz default null, run boolean default false

@@ -51,8 +51,8 @@ declare
         "foretaste_dashboard": ["preferences.comparisons"],
         "foretaste_ingest foretaste_trainer foretaste_scorer foretaste_tuner foretaste_operator": ["registry.resolve"],
         "foretaste_ingest foretaste_scorer": [
-            "access.find_key", "access.touch_keys", "access.record", "access.answer_ttl", "access.begin_request", "access.keep_answer",
-            "access.sweep"]
+            "access.find_key", "access.touch_keys", "access.record", "access.list_audit", "access.answer_ttl", "access.begin_request",
+            "access.keep_answer", "access.sweep"]
     }';
     -- Plain selects over tables that the caller may read, and what the planner should see through.
     plain constant text[] := array['ops.percentile', 'ops.merge', 'registry.resolve', 'access.answer_ttl', 'preferences.label'];

@@ -1,20 +1,31 @@
-/// The description of the HTTP side that `/openapi.json` serves: OpenAPI 3.1, examples included. A test keeps it and the routes together.
+import ServiceKit
+
+/// The description of the HTTP side that `/openapi.json` serves: OpenAPI 3.1, examples included. Tests keep it and the routes together.
 enum OpenAPI {
-    static let document = #"""
+    /// Whoever adds routes adds a fragment with their `paths` and `components`.
+    static let fragments = [preferences]
+
+    static let document = OpenAPIDocument.render(
+        title: "Foretaste ingest",
+        description:
+            "Preference pairs in: two latents by URL and digest, a prompt, an outcome. A pair is `received` when it is posted, and `usable` or `quarantined` after a job has fetched and checked its artifacts.",
+        fragments: fragments)
+
+    private static let preferences = #"""
         {
-          "openapi": "3.1.0",
-          "info": {
-            "title": "Foretaste ingest",
-            "version": "1.0.0",
-            "description": "Preference pairs in: two latents by URL and digest, a prompt, an outcome. A pair is `received` when it is posted, and `usable` or `quarantined` after a job has fetched and checked its artifacts."
-          },
-          "servers": [{"url": "/"}],
           "paths": {
             "/v1/preferences": {
               "post": {
                 "operationId": "postPreferences",
                 "summary": "Post one pair, ranking or rating, or many as NDJSON",
-                "description": "`source` and `external_id` are the pair's key: the same pair again is a replay, another content under the same key a conflict. In a bulk body every line stands alone; sending the whole body again is safe.",
+                "description": "`source` and `external_id` are the pair's key: the same pair again is a replay, another content under the same key a conflict. In a bulk body every line stands alone; sending the whole body again is safe, and so is any request with an Idempotency-Key. Bodies may be packed with gzip.",
+                "tags": ["labels"],
+                "parameters": [
+                  {"name": "dry_run", "in": "query", "description": "Check everything, store nothing", "schema": {"type": "boolean", "default": false}},
+                  {"name": "atomic", "in": "query", "description": "Of a bulk body: store every line or none", "schema": {"type": "boolean", "default": false}},
+                  {"$ref": "#/components/parameters/IdempotencyKey"},
+                  {"$ref": "#/components/parameters/ContentEncoding"}
+                ],
                 "requestBody": {
                   "required": true,
                   "content": {
@@ -24,18 +35,20 @@ enum OpenAPI {
                     },
                     "application/x-ndjson": {
                       "schema": {"type": "string", "description": "One NewLabel a line; blank lines are skipped."},
-                      "examples": {"pairs": {"value": "{\"source\":\"studio\",\"external_id\":\"42\",…}\n{\"source\":\"studio\",\"external_id\":\"43\",…}\n"}}
+                      "examples": {"pairs": {"value": LINES}}
                     }
                   }
                 },
                 "responses": {
                   "200": {
-                    "description": "One pair that was posted before, or a bulk body all of whose lines were accepted",
+                    "description": "One pair that was posted before, a bulk body all of whose lines were accepted, or a dry run of either",
+                    "headers": {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}},
                     "content": {
                       "application/json": {
                         "schema": {"oneOf": [{"$ref": "#/components/schemas/Posted"}, {"$ref": "#/components/schemas/BulkResult"}]},
                         "examples": {
                           "replay": {"value": {"id": "pair_0f3a", "state": "usable"}},
+                          "dry run": {"value": {"dry_run": true, "state": "received"}},
                           "bulk": {"value": {"counts": {"created": 2, "replayed": 0, "rejected": 0}, "results": [{"line": 1, "status": 201, "id": "pair_0f3a"}, {"line": 2, "status": 201, "id": "pair_77b1"}]}}
                         }
                       }
@@ -43,7 +56,7 @@ enum OpenAPI {
                   },
                   "201": {
                     "description": "The pair is stored and its verification queued",
-                    "headers": {"Location": {"schema": {"type": "string"}, "example": "/v1/preferences/pair_0f3a"}},
+                    "headers": {"Location": {"schema": {"type": "string"}, "example": "/v1/preferences/pair_0f3a"}, "Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}},
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Posted"}, "examples": {"created": {"value": {"id": "pair_0f3a", "state": "received"}}}}}
                   },
                   "207": {
@@ -56,23 +69,21 @@ enum OpenAPI {
                     }
                   },
                   "409": {
-                    "description": "The key belongs to a pair with another content",
-                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"conflict": {"value": {"type": "about:blank", "title": "Conflict", "status": 409, "detail": "source and external_id name the pair pair_0f3a, which was posted with another content. Was the key used twice?", "errors": [{"pointer": "/outcome", "detail": "differs from the pair pair_0f3a, which has the same source and external_id"}]}}}}}
+                    "description": "The key belongs to a pair with another content, or the Idempotency-Key is in use just now; for an atomic bulk body, only keys that are taken stood in the way",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BulkResult"}, "examples": {"atomic": {"value": {"counts": {"created": 0, "replayed": 0, "rejected": 2}, "results": [{"line": 1, "status": 409, "id": "pair_0f3a", "errors": [{"pointer": "/outcome", "detail": "differs from the pair pair_0f3a, which has the same source and external_id"}]}, {"line": 2, "status": 424}]}}}}, "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"conflict": {"value": {"type": "/problems#conflict", "title": "Conflict", "status": 409, "detail": "source and external_id name the pair pair_0f3a, which was posted with another content. Was the key used twice?", "errors": [{"pointer": "/outcome", "detail": "differs from the pair pair_0f3a, which has the same source and external_id"}]}}}}}
                   },
-                  "413": {"$ref": "#/components/responses/Problem"},
-                  "415": {"$ref": "#/components/responses/Problem"},
                   "422": {
-                    "description": "The content is wrong, place by place; for a bulk body, no line was accepted",
+                    "description": "The content is wrong, place by place; for a bulk body, no line was accepted (or, of an atomic one, not every line). Or an Idempotency-Key that came with another request before",
                     "content": {
-                      "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"digest": {"value": {"type": "about:blank", "title": "The content is not valid", "status": 422, "detail": "/a/sha256: is required", "errors": [{"pointer": "/a/sha256", "detail": "is required"}]}}}},
-                      "application/json": {"schema": {"$ref": "#/components/schemas/BulkResult"}}
+                      "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"digest": {"value": {"type": "/problems#invalid-content", "title": "The content is not valid", "status": 422, "detail": "/a/sha256: is required", "errors": [{"pointer": "/a/sha256", "detail": "is required"}]}}}},
+                      "application/json": {"schema": {"$ref": "#/components/schemas/BulkResult"}, "examples": {"none": {"value": {"counts": {"created": 0, "replayed": 0, "rejected": 1}, "results": [{"line": 1, "status": 422, "errors": [{"pointer": "/outcome", "detail": "is required"}]}]}}}}
                     }
-                  },
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  }
                 }
               },
               "get": {
                 "operationId": "listPreferences",
+                "tags": ["labels"],
                 "summary": "List pairs, oldest first",
                 "parameters": [
                   {"name": "state", "in": "query", "schema": {"$ref": "#/components/schemas/State"}, "example": "usable"},
@@ -85,28 +96,27 @@ enum OpenAPI {
                   "200": {
                     "description": "A page",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}, "examples": {"page": {"value": {"items": [STORED], "next": null}}}}}
-                  },
-                  "400": {"$ref": "#/components/responses/Problem"},
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  }
                 }
               }
             },
             "/v1/preferences/summary": {
               "get": {
                 "operationId": "summarizePreferences",
+                "tags": ["labels"],
                 "summary": "How many pairs are in each state",
                 "responses": {
                   "200": {
                     "description": "Counts",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}, "examples": {"counts": {"value": {"received": 0, "usable": 1437, "quarantined": 3}}}}}
-                  },
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  }
                 }
               }
             },
             "/v1/preferences/{id}": {
               "get": {
                 "operationId": "getPreference",
+                "tags": ["labels"],
                 "summary": "One pair, ranking or rating as posted, with its state and the reason for it",
                 "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"}],
                 "responses": {
@@ -114,20 +124,39 @@ enum OpenAPI {
                     "description": "The label",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Label"}, "examples": {"pair": {"value": STORED}}}}
                   },
-                  "404": {"$ref": "#/components/responses/Problem"},
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  "404": {"$ref": "#/components/responses/Problem"}
                 }
               },
               "delete": RETRACTION
             },
-            LABEL_PATHS
+            LABEL_PATHS,
+            "/v1/audit": {
+              "get": {
+                "operationId": "listAudit",
+                "tags": ["operations"],
+                "summary": "What was done and by whom, oldest first; for keys with the scope admin",
+                "parameters": [
+                  {"name": "action", "in": "query", "schema": {"type": "string"}, "example": "key.created"},
+                  {"name": "object", "in": "query", "schema": {"type": "string"}, "example": "dLsFc3Yq"},
+                  {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}},
+                  {"name": "cursor", "in": "query", "description": "`next` of the page before", "schema": {"type": "string"}}
+                ],
+                "responses": {
+                  "200": {
+                    "description": "A page",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AuditPage"}, "examples": {"page": {"value": {"items": [{"id": "7", "at": "2026-11-21T09:12:40.123Z", "actor": "sql:foretaste", "action": "key.revoked", "object": "dLsFc3Yq", "request_id": null, "ip": null, "details": {"reason": "left the studio"}}], "next": null}}}}}
+                  }
+                }
+              }
+            }
           },
           "components": {
-            "responses": {
-              "Problem": {
-                "description": "What is wrong, as RFC 9457 describes it",
-                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-              }
+            "parameters": {
+              "IdempotencyKey": {"name": "Idempotency-Key", "in": "header", "description": "1 to 255 visible ASCII characters. The same request with the same key again gets the first one's answer, for 24 hours; another request with it is refused (422), one at the same time too (409). Requests that are refused do not use their key up. Not looked at in a dry run.", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}, "example": "8e03978e-40d5-43dd-bc93-6894a57f9324"},
+              "ContentEncoding": {"name": "Content-Encoding", "in": "header", "description": "How the body is packed, gzip or identity; its limit counts for what comes out", "schema": {"type": "string", "enum": ["identity", "gzip"]}, "example": "identity"}
+            },
+            "headers": {
+              "IdempotencyReplayed": {"description": "This is the kept answer to an earlier request with the same Idempotency-Key", "schema": {"type": "string", "enum": ["true"]}, "example": "true"}
             },
             "schemas": {
               LABEL_SCHEMAS,
@@ -177,13 +206,18 @@ enum OpenAPI {
               },
               "Posted": {
                 "type": "object",
-                "required": ["id", "state"],
-                "properties": {"id": {"type": "string"}, "state": {"$ref": "#/components/schemas/State"}}
+                "required": ["state"],
+                "properties": {
+                  "id": {"type": "string", "description": "Left out where a dry run stored nothing"},
+                  "state": {"$ref": "#/components/schemas/State"},
+                  "dry_run": {"type": "boolean", "const": true}
+                }
               },
               "BulkResult": {
                 "type": "object",
                 "required": ["counts", "results"],
                 "properties": {
+                  "dry_run": {"type": "boolean", "const": true},
                   "counts": {
                     "type": "object",
                     "required": ["created", "replayed", "rejected"],
@@ -196,7 +230,7 @@ enum OpenAPI {
                       "required": ["line", "status"],
                       "properties": {
                         "line": {"type": "integer", "minimum": 1},
-                        "status": {"type": "integer", "enum": [200, 201, 409, 422]},
+                        "status": {"type": "integer", "enum": [200, 201, 409, 422, 424], "description": "As of a single post; 424: refused because another line of an atomic body was"},
                         "id": {"type": "string"},
                         "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}}
                       }
@@ -217,21 +251,28 @@ enum OpenAPI {
                 "required": ["received", "usable", "quarantined"],
                 "properties": {"received": {"type": "integer"}, "usable": {"type": "integer"}, "quarantined": {"type": "integer"}}
               },
-              "FieldError": {
+              "AuditPage": {
                 "type": "object",
-                "required": ["pointer", "detail"],
-                "properties": {"pointer": {"type": "string", "description": "RFC 6901; empty for the whole document"}, "detail": {"type": "string"}}
-              },
-              "Problem": {
-                "type": "object",
-                "required": ["type", "title", "status"],
+                "required": ["items", "next"],
                 "properties": {
-                  "type": {"type": "string"},
-                  "title": {"type": "string"},
-                  "status": {"type": "integer"},
-                  "detail": {"type": "string"},
-                  "instance": {"type": "string"},
-                  "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}}
+                  "items": {
+                    "type": "array",
+                    "items": {
+                      "type": "object",
+                      "required": ["id", "at", "actor", "action", "object", "request_id", "ip", "details"],
+                      "properties": {
+                        "id": {"type": "string"},
+                        "at": {"type": "string", "format": "date-time"},
+                        "actor": {"type": "string", "description": "key:ID, anonymous, or sql:ROLE for a session of the database"},
+                        "action": {"type": "string"},
+                        "object": {"type": "string"},
+                        "request_id": {"type": ["string", "null"]},
+                        "ip": {"type": ["string", "null"]},
+                        "details": {"type": "object", "additionalProperties": {"type": "string"}}
+                      }
+                    }
+                  },
+                  "next": {"type": ["string", "null"]}
                 }
               }
             }
@@ -239,6 +280,7 @@ enum OpenAPI {
         }
         """#
         .replacing("EXAMPLE", with: "{" + posted + "}")
+        .replacing("LINES", with: #""{\"source\":\"studio\",\"external_id\":\"42\",…}\n{\"source\":\"studio\",\"external_id\":\"43\",…}\n""#)
         .replacing("STORED", with: #"{"id": "pair_0f3a", "state": "usable", "reason": null, "# + posted + "}")
         .replacing("SOURCE", with: "\(PairDecoder.sourceLimit)")
         .replacing("KEY", with: "\(PairDecoder.keyLimit)")

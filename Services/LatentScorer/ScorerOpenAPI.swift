@@ -1,14 +1,15 @@
+import ServiceKit
+
 /// The description of the HTTP side that `/openapi.json` serves: OpenAPI 3.1, examples included.
 enum ScorerOpenAPI {
-    static let document = #"""
+    static let document = OpenAPIDocument.render(
+        title: "Foretaste scorer",
+        description:
+            "Scores unfinished latents as they are, at any noise level, with the champion reward. The body is one safetensors file, or JSON that names files by URL.",
+        fragments: [fragment])
+
+    private static let fragment = #"""
         {
-          "openapi": "3.1.0",
-          "info": {
-            "title": "Foretaste scorer",
-            "version": "1.0.0",
-            "description": "Scores unfinished latents as they are, at any noise level, with the champion reward. The body is one safetensors file, or JSON that names files by URL."
-          },
-          "servers": [{"url": "/"}],
           "paths": {
             "/v1/score": {
               "post": {
@@ -18,15 +19,10 @@ enum ScorerOpenAPI {
                 "requestBody": {"$ref": "#/components/requestBodies/Latents"},
                 "responses": {
                   "200": {"description": "Scores, best first", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Scores"}, "examples": {"four": {"value": {"model": {"name": "reward-overall", "version": 1, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}, "results": [{"index": 3, "score": 1.92}, {"index": 0, "score": -0.41}], "timing": {"queue_ms": 0.2, "compute_ms": 41.0, "prepare_ms": 1.3}}}}}}},
-                  "400": {"$ref": "#/components/responses/Problem"},
-                  "404": {"$ref": "#/components/responses/Problem"},
-                  "409": {"$ref": "#/components/responses/Problem"},
-                  "413": {"$ref": "#/components/responses/Problem"},
-                  "415": {"$ref": "#/components/responses/Problem"},
-                  "422": {"$ref": "#/components/responses/Problem"},
-                  "429": {"$ref": "#/components/responses/Problem"},
-                  "502": {"$ref": "#/components/responses/Problem"},
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  "404": {"$ref": "#/components/responses/NoModel"},
+                  "409": {"$ref": "#/components/responses/NoChampion"},
+                  "422": {"$ref": "#/components/responses/Unfit"},
+                  "502": {"$ref": "#/components/responses/Upstream"}
                 }
               }
             },
@@ -41,19 +37,13 @@ enum ScorerOpenAPI {
                 "requestBody": {"$ref": "#/components/requestBodies/Latents"},
                 "responses": {
                   "200": {"description": "As /v1/score, and the indices to keep, best first", "content": {"application/json": {"schema": {"allOf": [{"$ref": "#/components/schemas/Scores"}, {"type": "object", "required": ["keep"], "properties": {"keep": {"type": "array", "items": {"type": "integer"}}}}]}}}},
-                  "400": {"$ref": "#/components/responses/Problem"},
-                  "404": {"$ref": "#/components/responses/Problem"},
-                  "409": {"$ref": "#/components/responses/Problem"},
-                  "413": {"$ref": "#/components/responses/Problem"},
-                  "415": {"$ref": "#/components/responses/Problem"},
-                  "422": {"$ref": "#/components/responses/Problem"},
-                  "429": {"$ref": "#/components/responses/Problem"},
-                  "502": {"$ref": "#/components/responses/Problem"},
-                  "503": {"$ref": "#/components/responses/Problem"}
+                  "404": {"$ref": "#/components/responses/NoModel"},
+                  "409": {"$ref": "#/components/responses/NoChampion"},
+                  "422": {"$ref": "#/components/responses/Unfit"},
+                  "502": {"$ref": "#/components/responses/Upstream"}
                 }
               }
-            },
-            "/openapi.json": {"get": {"operationId": "openapi", "summary": "This document", "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}}}}
+            }
           },
           "components": {
             "parameters": {
@@ -72,7 +62,9 @@ enum ScorerOpenAPI {
               }
             },
             "responses": {
-              "Problem": {"description": "What is wrong, RFC 9457", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"noise": {"value": {"type": "about:blank", "title": "The content is not valid", "status": 422, "errors": [{"pointer": "/__metadata__/noise.kind", "detail": "is 'vp_eps', the reward expects 'flow'. Another kind of noise has another meaning of sigma."}]}}}}}}
+              "NoModel": {"description": "There is no such model", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"usual": {"value": {"type": "/problems#not-found", "title": "Not Found", "status": 404, "detail": "there is no model reward-overall@champion"}}}}}},
+              "NoChampion": {"description": "There is no champion yet for the dimension on this backbone", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"usual": {"value": {"type": "/problems#conflict", "title": "Conflict", "status": 409, "detail": "There is no champion for dimension 'overall' on the backbone 'wan-demo' yet: train a reward first, or name one with ?model=NAME@ALIAS."}}}}}},
+              "Unfit": {"description": "The file is not sound, or not what the model takes", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {"usual": {"value": {"type": "/problems#invalid-content", "title": "The content is not valid", "status": 422, "errors": [{"pointer": "/__metadata__/noise.kind", "detail": "is 'vp_eps', the reward expects 'flow'. Another kind of noise has another meaning of sigma."}]}}}}}}
             },
             "schemas": {
               "Scores": {
@@ -92,13 +84,6 @@ enum ScorerOpenAPI {
                   "condition": {"$ref": "#/components/schemas/Artifact"},
                   "image_embeds": {"$ref": "#/components/schemas/Artifact"},
                   "metadata": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Believed instead of the files' own"}
-                }
-              },
-              "Problem": {
-                "type": "object", "required": ["type", "title", "status"],
-                "properties": {
-                  "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}, "instance": {"type": "string"},
-                  "errors": {"type": "array", "items": {"type": "object", "required": ["pointer", "detail"], "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}}}}
                 }
               }
             }

@@ -98,9 +98,8 @@ extension AuditLog {
             """
             select id, at, actor, action, object, request_id, host(ip) as ip,
                    (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each_text(details) d where d.value is not null)::text as details
-            from access.audit
-            where id > $1 and ($2::text is null or action = $2) and ($3::text is null or object = $3) order by id limit $4
-            """, [.int(after), PostgresValue(action), PostgresValue(object), .int(limit + 1)])
+            from access.list_audit($1, $2, $3, $4) order by id
+            """, [.int(after), .int(limit + 1), PostgresValue(action), PostgresValue(object)])
         let items = try rows.prefix(limit).map { row in
             Entry(
                 id: try row["id"].string, at: try row["at"].date, actor: try row["actor"].string, action: try row["action"].string,

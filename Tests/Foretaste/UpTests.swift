@@ -61,9 +61,9 @@ extension ForetasteProcessTests {
                 #expect(made.status == 0 && made.line.hasPrefix("ft_") && made.line.count == 60, "\(made)")
                 #expect(await status(summary, key: made.line) == 200)
                 #expect(await status(ready.scorer + "/v1/score", key: made.line) == 403)
-                let keys = try await Program.run(["keys", "list", "--json", "--data", data], in: folder)
-                let listed = try #require(try JSONSerialization.jsonObject(with: Data(keys.output.utf8)) as? [[String: Any]])
-                #expect(listed.map { $0["run"] as? Bool } == [false, true] && !keys.output.contains(made.line))
+                let shown = try await Program.run(["keys", "list", "--json", "--data", data], in: folder)
+                let listed = try #require(try JSONSerialization.jsonObject(with: Data(shown.output.utf8)) as? [[String: Any]])
+                #expect(listed.map { $0["run"] as? Bool } == [false, true] && !shown.output.contains(made.line))
                 let revoked = try await Program.run(
                     ["keys", "revoke", made.line.dropFirst(3).prefix(8).description, "--data", data], in: folder)
                 #expect(revoked.status == 0, "\(revoked)")

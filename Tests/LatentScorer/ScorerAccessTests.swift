@@ -1,5 +1,7 @@
 import Access
 import Foundation
+import PostgresTesting
+import ServiceKit
 import Testing
 
 @testable import LatentScorer
@@ -15,8 +17,8 @@ import Testing
                 let reader = try await KeyStore(client: scorer.database.client).create(name: "reader", scopes: [.read, .ingest])
                 let refused = try await scorer.send(path, RunningScorer.body(), authorization: "Bearer \(reader.text)")
                 #expect(refused.status == 403 && refused.text.contains("'score'"))
-                // No model is registered here: who may ask is told so.
-                #expect(try await scorer.send(path, RunningScorer.body()).status == 404)
+                // There is no champion here: who may ask is told so.
+                #expect(try await scorer.send(path, RunningScorer.body()).status == 409)
             }
         }
     }
