@@ -198,6 +198,17 @@ begin
 end $$;
 comment on function access.sweep is 'Removes answers past their time and the keys of runs that ended a month ago; answers how many.';
 
+-- Corrections and retractions of labels are in the log whoever makes them, over HTTP or in a database session.
+create function access.record_revision() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform access.record('label.' || new.action, new.subject,
+                          jsonb_build_object('by', new.actor, 'reason', new.reason, 'revision', new.revision));
+    return null;
+end $$;
+create trigger record_revision after insert on preferences.revision
+    for each row when (new.action <> 'posted') execute function access.record_revision();
+
 revoke all on schema access from public;
 revoke all on all tables in schema access from public;
 revoke all on all functions in schema access from public;

@@ -18,11 +18,11 @@ struct LabelRoutes: Sendable {
     func add(to router: ServiceRouter) {
         router.delete("/v1/preferences/{id}") { request, context in
             let id = try context.parameters.require("id")
-            return try await answering { try await retract(id, request) }
+            return try await answering { try await retract(id, request, context) }
         }
         router.post("/v1/preferences/{id}/corrections") { request, context in
             let id = try context.parameters.require("id")
-            return try await answering { try await correct(id, request) }
+            return try await answering { try await correct(id, request, context) }
         }
         router.get("/v1/preferences/{id}/history") { _, context in
             let id = try context.parameters.require("id")
@@ -31,7 +31,7 @@ struct LabelRoutes: Sendable {
     }
 
     /// Why, and who, are query parameters: many clients and proxies drop the body of a DELETE.
-    private func retract(_ id: String, _ request: Request) async throws -> Response {
+    private func retract(_ id: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
         let query = try Query(request, known: ["reason", "by"])
         guard let reason = query["reason"], !reason.isEmpty else {
             throw Problem.badRequest("The parameter reason is required: DELETE …?reason=misread%20the%20guideline&by=ada")
@@ -40,11 +40,11 @@ struct LabelRoutes: Sendable {
             throw Problem.badRequest("reason takes at most \(Self.reasonLimit) bytes, by at most \(Self.actorLimit).")
         }
         return try await changing(id) {
-            try await store.setRetracted(id, true, actor: query["by"] ?? Self.unnamed, reason: reason)
+            try await store.setRetracted(id, true, actor: query["by"] ?? context.caller.actor, reason: reason)
         }
     }
 
-    private func correct(_ id: String, _ request: Request) async throws -> Response {
+    private func correct(_ id: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
         try request.requireMediaType("application/json")
         let body = try await request.body(upTo: configuration.bodyLimit)
         let object: StrictJSON
@@ -54,7 +54,7 @@ struct LabelRoutes: Sendable {
         }
         var fields = FieldReader(object)
         let reason = fields.text("reason", limit: Self.reasonLimit)
-        let actor = fields["by"] == nil ? Self.unnamed : fields.name("by", limit: Self.actorLimit)
+        let actor = fields["by"] == nil ? context.caller.actor : fields.name("by", limit: Self.actorLimit)
         if fields["retracted"] != nil { return try await restore(id, &fields, actor, reason) }
         if id.hasPrefix("ranking_") {
             throw Problem.conflict(
@@ -118,9 +118,6 @@ struct LabelRoutes: Sendable {
         guard let document = try await LabelDocument.load(id, from: store) else { throw LabelDocument.notFound(id) }
         return .json(document)
     }
-
-    /// Who changes something without saying so.
-    private static let unnamed = "unnamed"
 }
 
 /// The query of a request whose parameters are known, each at most once.

@@ -1,3 +1,4 @@
+import Access
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -9,11 +10,13 @@ import ServiceKit
 
 /// Frozen data sets: listed, described, frozen anew, and read out as lines.
 struct SnapshotRoutes: Sendable {
+    private let client: PostgresClient
     private let catalog: SnapshotCatalog
     private let dimensions: DimensionRegistry
     private let configuration: IngestConfiguration
 
     init(client: PostgresClient, configuration: IngestConfiguration) {
+        self.client = client
         catalog = SnapshotCatalog(client: client)
         dimensions = DimensionRegistry(client: client)
         self.configuration = configuration
@@ -29,7 +32,12 @@ struct SnapshotRoutes: Sendable {
         for part in SnapshotCatalog.Part.allCases {
             router.get("/v1/snapshots/{id}/\(part.rawValue)") { _, context in
                 let id = try context.parameters.require("id")
-                return try await answering { try await lines(part, of: id) }
+                return try await answering {
+                    let response = try await lines(part, of: id)
+                    // Before the first line goes out.
+                    try await AuditLog.record("snapshot.exported", id, details: ["part": part.rawValue], by: .init(context), on: client)
+                    return response
+                }
             }
         }
     }

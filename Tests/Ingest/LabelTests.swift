@@ -173,7 +173,7 @@ import Testing
             }
             let history = try await ingest.send("GET", "/v1/preferences/\(id)/history").decode(History.self).items
             #expect(history.map(\.action) == ["posted", "corrected", "retracted", "restored"])
-            #expect(history.map(\.by) == ["r1", "ada", "bob", "unnamed"])
+            #expect(history.map(\.by) == ["r1", "ada", "bob", "key:\(ingest.key.id)"])
             #expect(history.map(\.reason) == [nil, "sides were swapped", "wrong clip", "was right"])
             #expect(history.map(\.label.outcome) == [.a, .b, .b, .b])
             #expect(try await ingest.send("GET", "/v1/preferences/pair_none/history").status == 404)
