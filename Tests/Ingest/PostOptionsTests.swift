@@ -76,7 +76,7 @@ import Testing
             // Somebody holds the pair's key, so that the first request waits with its Idempotency-Key taken.
             let body = example("1")
             try await ingest.client.transaction { connection in
-                _ = try await ingest.store.post([try JSONDecoder().decode(NewPair.self, from: Data(body.utf8))], on: connection)
+                _ = try await ingest.store.post([.pair(try JSONDecoder().decode(NewPair.self, from: Data(body.utf8)))], on: connection)
                 let first = Task { try await post(ingest, Data(body.utf8), headers: ["Idempotency-Key": "k"]) }
                 let deadline = ContinuousClock.now + .seconds(20)
                 while try await ingest.client.query("select 1 from pg_locks where locktype = 'advisory' and granted").isEmpty,
@@ -131,7 +131,7 @@ import Testing
             #expect(many.text.contains("\"dry_run\":true"))
             #expect(try await ingest.store.summary().received == 1)
             #expect(try await ingest.client.query("select 1 from ops.jobs").count <= 1)
-            for query in ["?dry_run=yes", "?dryrun=true", "?atomic=true"] {
+            for query in ["?dry_run=yes", "?dryrun=true"] {
                 #expect(try await post(ingest, Data(example("9").utf8), query).status == 400, "\(query)")
             }
         }
