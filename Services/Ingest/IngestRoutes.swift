@@ -39,8 +39,9 @@ struct IngestRoutes: Sendable {
     private func post(_ request: Request, _ context: ServiceContext) async throws -> Response {
         let type = try request.requireMediaType("application/json", "application/x-ndjson")
         let options = try PostOptions(request)
+        let sent = try IdempotentAnswers.key(of: request)
         // A dry run has no effect that could be repeated.
-        let key = options.dryRun ? nil : try IdempotentAnswers.key(of: request)
+        let key = options.dryRun ? nil : sent
         if type == "application/json" {
             let body = try await request.body(upTo: configuration.bodyLimit, gzip: true)
             let label: NewLabel

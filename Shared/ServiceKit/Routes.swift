@@ -121,8 +121,10 @@ final class RouteTable: Sendable {
 
     func methods(for path: String) -> [String] {
         let segments = Self.segments(path)
-        let found = entries.withLock { $0.filter { Self.matches($0.segments, segments) }.map(\.method) }
-        return Set(found).sorted()
+        let found = entries.withLock { $0.filter { Self.matches($0.segments, segments) } }
+        // A path that is written out is not also an instance of a pattern.
+        let exact = found.filter { $0.segments == segments }
+        return Set((exact.isEmpty ? found : exact).map(\.method)).sorted()
     }
 
     private static func segments(_ path: String) -> [Substring] {
