@@ -2,12 +2,17 @@
 
 -- The sweep: everything that any worker does once a second.
 
-create function queue.sweep(out rescued int, out promoted int, out fired int, out next_due timestamptz) language plpgsql as $$
+create function queue.sweep(
+    idle text[] default '{}', out rescued int, out promoted int, out fired int, out next_due timestamptz, out ready text[]
+) language plpgsql as $$
 #variable_conflict use_column
 declare
     s queue.schedule;
 begin
     rescued := 0; promoted := 0; fired := 0;
+    -- So that an idle worker asks one question a second, not one for each queue: a doorbell that was lost is made good here.
+    ready := array(select q.name from queue.queue q where q.name = any (sweep.idle) and q.paused_at is null
+        and exists (select from queue.job j where j.queue_id = q.id and j.seq is not null and j.state = 0));
     -- No elected leader: whoever comes first sweeps, in one short transaction, and a frozen process holds nothing.
     if not pg_try_advisory_xact_lock(hashtext('queue.sweep')) then
         return;
@@ -29,7 +34,7 @@ begin
     end;
 end
 $$;
-comment on function queue.sweep is 'Rescue, promotion of deferred jobs and schedules, counting and by the clock; every worker calls it each second and when next_due has come, one at a time does it.';
+comment on function queue.sweep is 'Rescue, promotion of deferred jobs and schedules, counting and by the clock; every worker calls it each second and when next_due has come, one at a time does it. Of the idle queues it names those with ready jobs.';
 
 -- migrate:down
 

@@ -111,7 +111,10 @@ extension JobWorker {
 
     /// Answers in how many seconds the next deferred job is due.
     private func sweep(_ connection: PostgresConnection) async throws -> Double? {
-        guard let row = try await connection.query(Statements.sweep).first else { return nil }
+        let idle = lanes.filter(\.isIdle).map(\.handler.queue)
+        guard let row = try await connection.query(Statements.sweep, [.array(idle)]).first else { return nil }
+        let ready = try row["ready"].stringArray
+        if !ready.isEmpty { ringLanes { ready.contains($0.handler.queue) } }
         let rescued = try row["rescued"].int
         if rescued > 0 { logger.warning("rescued jobs of lost workers", metadata: ["jobs": "\(rescued)"]) }
         return try row["due"].optionalDouble

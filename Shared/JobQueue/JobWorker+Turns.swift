@@ -7,16 +7,18 @@ extension JobWorker {
     nonisolated static let flushCount = 256
     /// … or when the oldest has waited this long.
     nonisolated static let flushDelay = Duration.milliseconds(2)
+    /// A lane that nothing rings looks by itself this often, in seconds.
+    nonisolated static let poll = 30.0
     /// How long a turn's acknowledgements are tried again while the database is away.
     nonisolated static let patience = Duration.seconds(120)
 
     /// Takes a lane's turns until the worker has stopped.
     func serve(_ lane: Lane) async {
-        let poll = lane.settings.isLong ? Self.longPoll : Self.shortPoll
         while !isStopped {
             takeTurns(lane)
-            let pause = nextTurn(of: lane, poll: poll * Double.random(in: 0.8...1.2))
-            if !(await lane.bell.wait(upTo: pause)), pause >= poll / 2 { lane.mayHaveMore = true }
+            let pause = nextTurn(of: lane)
+            // The sweep looks for idle lanes, so this is but the second net.
+            if !(await lane.bell.wait(upTo: pause ?? Self.poll)), pause == nil { lane.ring() }
         }
     }
 
@@ -27,6 +29,10 @@ extension JobWorker {
         lane.handlersEnded(ended.count)
         lane.waiting += ended
         guard let workerID, now >= lane.restsUntil else { return }
+        if let again = lane.looksAgainAt, again <= now {
+            lane.looksAgainAt = nil
+            lane.ring()
+        }
         let mayClaim = !isDraining && lease.standing(at: now) == .firm
         while lane.turns < lane.mostTurns {
             let claiming = mayClaim && lane.mayHaveMore ? lane.demand : 0
@@ -48,11 +54,17 @@ extension JobWorker {
     }
 
     /// In how many seconds to look again, if nothing rings before.
-    private func nextTurn(of lane: Lane, poll: Double) -> Double {
+    private func nextTurn(of lane: Lane) -> Double? {
         let now = ContinuousClock.now
         if now < lane.restsUntil { return (lane.restsUntil - now) / .seconds(1) }
-        guard lane.turns < lane.mostTurns, let oldest = lane.waiting.first?.since else { return poll }
-        return max(0.0005, (oldest + Self.flushDelay - now) / .seconds(1))
+        var next = lane.looksAgainAt
+        if lane.turns < lane.mostTurns, let oldest = lane.waiting.first?.since {
+            next = min(next ?? oldest + Self.flushDelay, oldest + Self.flushDelay)
+        } else if lane.turns < lane.mostTurns, lane.mayHaveMore, lane.demand > 0, lease.standing(at: now) == .firm, !isDraining {
+            // Held back only because the last turn was a moment ago.
+            next = min(next ?? lane.lastTurn + Self.flushDelay, lane.lastTurn + Self.flushDelay)
+        }
+        return next.map { max(0.0005, ($0 - now) / .seconds(1)) }
     }
 
     private func take(_ turn: Turn, in lane: Lane) async {
@@ -66,6 +78,9 @@ extension JobWorker {
             lane.turnEnded(claiming: turn.claiming, brought: answer.jobs.count)
             // Full to the brim: there may be more where that came from.
             if turn.claiming > 0, answer.jobs.count == turn.claiming { lane.mayHaveMore = true }
+            // As long as jobs keep coming, some of them may come without a ring.
+            if !answer.jobs.isEmpty { lane.looksAgainAt = .now + Lane.silence }
+            lane.ended.began(answer.jobs.count)
             for job in answer.jobs {
                 if let waited = job.waited { lane.metrics.began(afterWaiting: waited) }
                 lane.line.passed(job.place, band: job.band)

@@ -19,9 +19,6 @@ public import Postgres
 public final class JobWorker {
     /// How long a shutdown waits for handlers to save their state and stop, before it hands their jobs back regardless.
     nonisolated static let shutdownGrace = Duration.seconds(15)
-    /// How often one looks for work without having been woken, in seconds, before jitter.
-    nonisolated static let shortPoll = 1.0
-    nonisolated static let longPoll = 5.0
 
     let client: PostgresClient
     let service: String
@@ -148,8 +145,8 @@ public final class JobWorker {
     private func listen() async {
         for await notification in client.listen(["queue_short", "queue_long", "queue_control"]) {
             switch notification.channel {
-            case "queue_short": ringLanes { !$0.settings.isLong }
-            case "queue_long": ringLanes { $0.settings.isLong }
+            case "queue_short": for lane in lanes where !lane.settings.isLong { lane.hear() }
+            case "queue_long": for lane in lanes where lane.settings.isLong { lane.hear() }
             case "queue_control": controlBell.ring()
             default:
                 // (Re)connected: whatever rang meanwhile was not heard.
@@ -172,7 +169,6 @@ public final class JobWorker {
         let handler = lane.handler
         let ended = lane.ended
         runs[key] = run
-        ended.began(1)
         let task = Task.detached {
             let outcome: Result<JobResult, any Error>
             do {

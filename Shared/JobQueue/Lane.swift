@@ -6,8 +6,6 @@ import Synchronization
 /// A lane only keeps count; ``JobWorker`` takes the turns.
 @PostgresActor
 final class Lane {
-    /// Turns of a lane that may be under way together: while the server works on one, the jobs of another run.
-    static let shortTurns = 2
     /// A turn claims at most so many.
     static let largestTurn = 500
 
@@ -26,6 +24,8 @@ final class Lane {
     var mayHaveMore = true
     /// No turn before then: the last one went wrong.
     var restsUntil = ContinuousClock.now
+    /// Look again then: whoever enqueued just after a ring did not ring (`queue.ring`).
+    var looksAgainAt: ContinuousClock.Instant?
     var lastTurn = ContinuousClock.now
     var line: LinePosition
     /// What was counted since the last flush.
@@ -38,7 +38,8 @@ final class Lane {
         line = LinePosition(now: .now)
     }
 
-    var mostTurns: Int { settings.isLong || handler.concurrency < 16 ? 1 : Self.shortTurns }
+    /// Turns that may be under way together: while the server works on one, the jobs of another run.
+    var mostTurns: Int { settings.isLong || handler.concurrency < 16 ? 1 : handler.concurrency < 768 ? 2 : 3 }
 
     /// How many jobs a turn may claim now.
     var demand: Int {
@@ -62,10 +63,24 @@ final class Lane {
 
     func handlersEnded(_ count: Int) { running -= count }
 
+    /// There is something to do: jobs may be ready anywhere in the line.
     func ring() {
         mayHaveMore = true
+        line.reset()
         bell.ring()
     }
+
+    /// The doorbell rang. It is silent for a few milliseconds afterwards, so there is another look when they are over.
+    func hear() {
+        looksAgainAt = .now + Self.silence
+        ring()
+    }
+
+    /// A millisecond more than a session waits before it rings again.
+    static let silence = Duration.milliseconds(5)
+
+    /// Nothing is under way and nothing known to be ready, so the sweep asks on its behalf.
+    var isIdle: Bool { turns == 0 && !mayHaveMore && demand > 0 }
 }
 
 /// A job that is done and brings no effects: its key, and its result as JSON.
@@ -117,6 +132,7 @@ final class Bell {
     private var rung = false
     private var waiter: CheckedContinuation<Void, Never>?
     private var generation = 0
+    private var expired = 0
 
     nonisolated init() {}
 
@@ -131,11 +147,18 @@ final class Bell {
         if !rung {
             generation += 1
             let mine = generation
+            var isOver: Bool { rung || expired == mine }
             let timer = Task { @PostgresActor in
-                try await Task.sleep(for: .seconds(seconds))
-                if generation == mine { wake() }
+                try await PostgresActor.sleep(seconds: seconds)
+                if generation == mine {
+                    expired = mine
+                    wake()
+                }
             }
-            await withCheckedContinuation { waiter = $0 }
+            // On the way there somebody may have rung, or so little time been asked for that it has passed.
+            await PostgresActor.suspend { continuation in
+                if isOver { continuation.resume() } else { waiter = continuation }
+            }
             timer.cancel()
         }
         defer { rung = false }

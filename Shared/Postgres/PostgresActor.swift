@@ -19,7 +19,7 @@ public actor PostgresActor {
     /// A continuation resumes on the task's executor first, which is the cooperative pool unless a preference says otherwise; only
     /// from there would the task hop to its actor. Where numeric code holds the pool's threads, that hop takes as long as the code.
     @PostgresActor
-    static func suspend<Value: Sendable>(_ body: (CheckedContinuation<Value, Never>) -> Void) async -> Value {
+    public static func suspend<Value: Sendable>(_ body: (CheckedContinuation<Value, Never>) -> Void) async -> Value {
         await withTaskExecutorPreference(shared.loop) { await withCheckedContinuation(body) }
     }
 
@@ -52,7 +52,7 @@ public actor PostgresActor {
 
     /// Sleeps on the loop's clock, whatever the cooperative threads are busy with.
     @PostgresActor
-    static func sleep(seconds: Double) async throws {
+    public static func sleep(seconds: Double) async throws {
         if await waitCancellably(-1, 0, seconds: seconds).contains(.cancelled) { throw CancellationError() }
     }
 

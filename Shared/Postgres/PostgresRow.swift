@@ -93,14 +93,26 @@ public struct PostgresCell: Sendable {
     /// The text, or nil for NULL.
     public var optionalString: String? { get throws { try raw().map { String(decoding: $0, as: UTF8.self) } } }
     /// An integer, or nil for NULL.
-    public var optionalInt: Int? { get throws { try parsed("an integer") { Int($0) } } }
+    public var optionalInt: Int? { get throws { try optionalInt64.map { Int($0) } } }
     /// A 64-bit integer, or nil for NULL.
-    public var optionalInt64: Int64? { get throws { try parsed("an integer") { Int64($0) } } }
+    public var optionalInt64: Int64? {
+        get throws {
+            guard let bytes = try raw() else { return nil }
+            // Most numbers are short: read without making a text first.
+            return try decimal(bytes) ?? parsed("an integer") { Int64($0) }
+        }
+    }
     /// A number, or nil for NULL.
     public var optionalDouble: Double? { get throws { try parsed("a number") { Double($0) } } }
     /// A boolean, or nil for NULL.
     public var optionalBool: Bool? {
-        get throws { try parsed("a boolean") { $0 == "t" || $0 == "true" ? true : $0 == "f" || $0 == "false" ? false : nil } }
+        get throws {
+            if let bytes = try raw(), bytes.count == 1 {
+                if bytes[0] == UInt8(ascii: "t") { return true }
+                if bytes[0] == UInt8(ascii: "f") { return false }
+            }
+            return try parsed("a boolean") { $0 == "t" || $0 == "true" ? true : $0 == "f" || $0 == "false" ? false : nil }
+        }
     }
     /// A `bytea`, or nil for NULL.
     public var optionalBytes: [UInt8]? { get throws { try parsed("bytea") { unhex($0.utf8) } } }
@@ -153,6 +165,19 @@ public struct PostgresCell: Sendable {
             return value
         }
     }
+}
+
+/// A whole number of at most eighteen digits; nil for anything else.
+private func decimal(_ bytes: UnsafeBufferPointer<UInt8>) -> Int64? {
+    let isNegative = bytes.first == UInt8(ascii: "-")
+    let digits = bytes.dropFirst(isNegative ? 1 : 0)
+    guard (1...18).contains(digits.count) else { return nil }
+    var value: Int64 = 0
+    for byte in digits {
+        guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9") else { return nil }
+        value = value * 10 + Int64(byte - UInt8(ascii: "0"))
+    }
+    return isNegative ? -value : value
 }
 
 /// The bytes behind `\x…`.

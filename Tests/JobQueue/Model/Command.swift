@@ -10,6 +10,8 @@ enum Command: Sendable {
     case stopWorker(Int)
     case claim(Int, queue: Int, upTo: Int)
     case complete(Lease)
+    /// The fused turn: these are finished and others claimed in one commit.
+    case turn(Int, queue: Int, upTo: Int, finishing: [Lease])
     case fail(Lease, permanent: Bool, retryAfter: Int)
     case release(Lease)
     case acknowledgeCancel(Lease)
@@ -42,7 +44,19 @@ enum Command: Sendable {
         let isMissing = model.workers.contains { !$0.hasEnded && !$0.hasSession }
         switch Int.random(in: 0..<22, using: &random) {
         case 0...2: return .tick
-        case 3...6:
+        case 3...4:
+            if let worker = pick(chance(6) ? model.workers.map(\.id) : live) {
+                let current = model.jobs.filter { $0.state == .leased }.map(\.lease)
+                var finishing: [Lease] = []
+                for _ in 0..<Int.random(in: 0...2, using: &random) {
+                    if let lease = chance(3) ? pick(given.map(\.lease)) : pick(current), !finishing.contains(lease) {
+                        finishing.append(lease)
+                    }
+                }
+                return .turn(
+                    worker, queue: Int.random(in: 0...1, using: &random), upTo: Int.random(in: 0...2, using: &random), finishing: finishing)
+            }
+        case 5...6:
             if let worker = pick(chance(6) ? model.workers.map(\.id) : live) {
                 return .claim(worker, queue: Int.random(in: 0...1, using: &random), upTo: Int.random(in: 1...2, using: &random))
             }

@@ -21,8 +21,10 @@ extension JobQueueDatabaseTests {
                     "differential: \(seeds.count) sequences;",
                     seen.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", "))
                 // Sequences in which nothing interesting happens would agree too.
-                for what in ["waiting", "permits", "fenced", "completed", "rescued", "retry", "dead", "requested", "released", "redriven"]
-                where seeds.count > 1 {
+                for what in [
+                    "waiting", "permits", "fenced", "completed", "rescued", "retry", "dead", "requested", "released", "redriven",
+                    "finished by a turn", "fenced by a turn",
+                ] where seeds.count > 1 {
                     #expect(seen[what, default: 0] > 0, "no sequence came to: \(what)")
                 }
             }
@@ -41,7 +43,10 @@ extension JobQueueDatabaseTests {
                 let (expected, claimed) = model.play(command)
                 let answer = try await postgres.play(command, claimed: claimed)
                 trace.append("\(step). \(command) -> \(expected)")
-                if case .claim(let worker, _, _) = command { given += claimed.map { ($0, worker) } }
+                switch command {
+                case .claim(let worker, _, _), .turn(let worker, _, _, _): given += claimed.map { ($0, worker) }
+                default: break
+                }
                 note(command, expected, &seen)
                 if model.database.jobs.contains(where: { $0.state == .waiting }) { seen["waiting", default: 0] += 1 }
                 if !model.database.permits.isEmpty { seen["permits", default: 0] += 1 }
@@ -70,6 +75,8 @@ extension JobQueueDatabaseTests {
             let what: String? =
                 switch command {
                 case .complete: answer == "true" ? "completed" : "fenced"
+                case .turn(_, _, _, let finishing):
+                    finishing.isEmpty ? nil : answer.hasSuffix("fenced []") ? "finished by a turn" : "fenced by a turn"
                 case .fail: answer
                 case .release: answer == "true" ? "released" : "fenced"
                 case .checkpoint: answer == "true" ? "checkpoints" : "fenced"

@@ -24,6 +24,10 @@ struct ModelPlayer {
         case .claim(let worker, let queue, let upTo):
             let leases = database.claim(worker: worker, queue: queue, upTo: upTo, rules)
             return ("\(leases.map(\.id).sorted())", leases)
+        case .turn(let worker, let queue, let upTo, let finishing):
+            let fenced = finishing.filter { !database.complete($0, rules) && !database.isDone($0) }
+            let leases = database.claim(worker: worker, queue: queue, upTo: upTo, rules)
+            return ("\(leases.map(\.id).sorted()) fenced \(fenced.map(\.id).sorted())", leases)
         case .complete(let lease):
             // As `Outcomes.complete` does: a commit that has happened before is recognised, and does not happen twice.
             guard database.begin(process: 0, lease, rules) else { return ("\(database.isDone(lease))", []) }

@@ -94,6 +94,17 @@ final class PostgresPlayer {
                 if let lease = claimed.first(where: { $0.id == id }) { tokens[lease] = try row["token"].int64 }
             }
             return "\(try rows.map { number(try $0["id"].int64) }.sorted())"
+        case .turn(let worker, let queue, let upTo, let finishing):
+            let turn = Turn(
+                worker: workers[worker - 1], claiming: upTo,
+                acknowledgements: finishing.map { Acknowledgement(key: key($0), result: nil, since: .now) },
+                from: (low: [0, 0, 0, 0], firstBand: 0, isSweep: true))
+            let answer = try await client.withConnection { try await turn.run(queue: names[queue], kind: names[queue], on: $0) }
+            for job in answer.jobs {
+                let id = number(job.id)
+                if let lease = claimed.first(where: { $0.id == id }) { tokens[lease] = job.token }
+            }
+            return "\(answer.jobs.map { number($0.id) }.sorted()) fenced \(answer.fenced.map { number($0.id) }.sorted())"
         case .complete(let lease):
             let row: [PostgresValue] = [.int(jobs[lease.id - 1]), .int(tokens[lease] ?? -1)]
             do {
@@ -120,7 +131,7 @@ final class PostgresPlayer {
         // A second look follows a tick later, and not when this machine is busy.
         case .rescue: return "\(try await client.integer("select queue.rescue('8 seconds')"))"
         case .promote: return "\(try await client.integer("select queue.promote()"))"
-        case .sweep: return "\(try await client.query(Statements.sweep).first?["rescued"].int ?? -1)"
+        case .sweep: return "\(try await client.query(Statements.sweep, [.array([String]())]).first?["rescued"].int ?? -1)"
         case .cancel(let id): return try await queue.cancel(jobs[id - 1]).rawValue
         case .retry(let id):
             do {
