@@ -16,9 +16,10 @@ extension JobQueueDatabaseTests {
             firstBand: Int = 0
         ) async throws -> Turn.Answer {
             let turn = Turn(
-                worker: worker, claiming: claiming, acknowledgements: finishing.map { Acknowledgement(key: $0, result: nil, since: .now) },
+                worker: worker, claiming: claiming,
+                acknowledgements: finishing.map { Acknowledgement(key: $0, result: nil, began: .now, since: .now) },
                 from: (low, firstBand, false))
-            return try await client.withConnection { try await turn.run(queue: "quick", kind: "quick", on: $0) }
+            return try await client.withConnection { try await turn.run(for: JobHandler(kind: "quick") { _ in JobResult() }, on: $0) }
         }
 
         private func keys(_ jobs: [ClaimedJob]) -> [JobRun.Key] { jobs.map { JobRun.Key(id: $0.id, token: $0.token) } }

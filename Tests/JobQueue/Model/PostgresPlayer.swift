@@ -97,9 +97,10 @@ final class PostgresPlayer {
         case .turn(let worker, let queue, let upTo, let finishing):
             let turn = Turn(
                 worker: workers[worker - 1], claiming: upTo,
-                acknowledgements: finishing.map { Acknowledgement(key: key($0), result: nil, since: .now) },
+                acknowledgements: finishing.map { Acknowledgement(key: key($0), result: nil, began: .now, since: .now) },
                 from: (low: [0, 0, 0, 0], firstBand: 0, isSweep: true))
-            let answer = try await client.withConnection { try await turn.run(queue: names[queue], kind: names[queue], on: $0) }
+            let handler = JobHandler(kind: names[queue]) { _ in JobResult() }
+            let answer = try await client.withConnection { try await turn.run(for: handler, on: $0) }
             for job in answer.jobs {
                 let id = number(job.id)
                 if let lease = claimed.first(where: { $0.id == id }) { tokens[lease] = job.token }
