@@ -13,7 +13,8 @@ comment on view ops.slots is 'Permits: how many a slot has, how many are held, a
 create view ops.dependencies as
 select
     d.child as job_id, d.parent as waits_for, case when d.goes_on then 'continue' else 'cancel' end as on_parent_failure,
-    case when exists (select from queue.job j where j.id = d.parent) then 'live' else 'dead' end as parent_is
+    -- A lookup each: the planner would read all jobs into a hash for an exists.
+    coalesce((select 'live' from queue.job j where j.id = d.parent), 'dead') as parent_is
 from queue.dep d;
 comment on view ops.dependencies is 'What jobs still wait for, a row each; those of dead ones show what a retry brings back.';
 
