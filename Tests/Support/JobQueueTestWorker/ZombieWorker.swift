@@ -121,8 +121,8 @@ struct ZombieWorker {
                 """
                 with fin as (delete from queue.job where id = $1 returning *),
                 effect as (insert into public.effect (job, token, pid) select id, $2, $3 from fin)
-                insert into queue.done (id, token, queue_id, kind, worker_id, attempt, failures, rescues, created_at, claimed_at, args)
-                select id, $2, queue_id, kind, worker_id, attempt, failures, rescues, created_at, claimed_at, args from fin returning id
+                insert into queue.done (id, token, queue_id, kind, worker_id, attempt, failures, rescues, created_at, claimed_at)
+                select id, $2, queue_id, kind, worker_id, attempt, failures, rescues, created_at, claimed_at from fin returning id
                 """, [.int(lease.id), .int(lease.token), .int(Int(getpid()))]
             ).count
         }

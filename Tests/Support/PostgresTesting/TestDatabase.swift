@@ -68,7 +68,8 @@ private actor TestServer {
             starting
             ?? Task {
                 let folder = "/tmp/foretaste-test-\(getpid())"
-                let server = EmbeddedPostgres(dataDirectory: folder, durability: .testing)
+                // Every test has a pool of its own, and many run at once.
+                let server = EmbeddedPostgres(dataDirectory: folder, durability: .testing, settings: ["max_connections": "600"])
                 let url = try await server.start()
                 // At exit the server is gone with its parent's death; its files go here.
                 atexit { TestServer.cleanUp() }
