@@ -80,11 +80,11 @@ struct Download: Sendable {
                 guard isMixed else {
                     throw Failure(error: .digestMismatch(url: url.shown, expected: sha256 ?? "", actual: digest))
                 }
-            } catch let error as Failure {
-                // No ranges after all, or of another content: once more, in one stream.
-                guard part.segments?.isStale ?? false, !cancelled.isCancelled else { throw error }
-            } catch let error as ArtifactError {
-                throw Failure(error: error)
+            } catch {
+                // No ranges after all, or of another content: once more, in one stream. Whoever of the helpers met it says so.
+                guard part.segments?.isStale ?? false, !cancelled.isCancelled else {
+                    throw (error as? ArtifactError).map { Failure(error: $0) } ?? error
+                }
             }
             do {
                 try part.restart()

@@ -110,7 +110,7 @@ struct ParallelTests {
             if number == 1 {
                 let head =
                     "HTTP/1.1 200 OK\r\nContent-Length: \(old.count)\r\nAccept-Ranges: bytes\r\nETag: \"old\"\r\nConnection: close\r\n\r\n"
-                return [.send(Array(head.utf8)), .send(Array(old.prefix(100_000))), .pause(0.5), .send(Array(old.dropFirst(100_000)))]
+                return [.send(Array(head.utf8)), .send(Array(old.prefix(100_000))), .pause(3), .send(Array(old.dropFirst(100_000)))]
             }
             guard let condition = request.headers["if-range"], condition != "\"tag\"" else { return .exact(request, body) }
             return .answer("200 OK", body, headers: ["Accept-Ranges: bytes", "ETag: \"tag\""])

@@ -93,7 +93,7 @@ extension JobQueueDatabaseTests {
                             and datname = current_database() and state = 'active' order by random() limit 1
                             """
                         ).count
-                        try? await Task.sleep(for: .milliseconds(Int.random(in: 20...250)))
+                        try? await Task.sleep(for: .milliseconds(Int.random(in: 5...40)))
                     }
                     return kills
                 }

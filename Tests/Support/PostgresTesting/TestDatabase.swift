@@ -68,8 +68,10 @@ private actor TestServer {
             starting
             ?? Task {
                 let folder = "/tmp/foretaste-test-\(getpid())"
-                // Every test has a pool of its own, and many run at once.
-                let server = EmbeddedPostgres(dataDirectory: folder, durability: .testing, settings: ["max_connections": "600"])
+                // Every test has a pool of its own, and many run at once. A database lives for seconds: vacuuming each would only disturb
+                // the tests that count statements.
+                let server = EmbeddedPostgres(
+                    dataDirectory: folder, durability: .testing, settings: ["max_connections": "600", "autovacuum": "off"])
                 let url = try await server.start()
                 // At exit the server is gone with its parent's death; its files go here.
                 atexit { TestServer.cleanUp() }
