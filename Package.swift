@@ -123,7 +123,8 @@ let package = Package(
         .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
         .target(name: "CClockShift", path: "Tests/Support/CClockShift"),
         .executableTarget(
-            name: "JobQueueTestWorker", dependencies: ["CClockShift", "JobQueue", "Postgres", log], path: "Tests/Support/JobQueueTestWorker",
+            name: "JobQueueTestWorker", dependencies: ["CClockShift", "JobQueue", "Postgres", log],
+            path: "Tests/Support/JobQueueTestWorker",
             swiftSettings: settings),
         .target(
             name: "ChaosHarness", dependencies: ["JobQueue", "Postgres", "Migrations", log], path: "Tests/Chaos/Harness",

@@ -19,7 +19,9 @@ enum GeneratorTunerService {
         let worker = JobWorker(
             client: client, service: name,
             handlers: [
-                JobHandler(kind: "tune_generator", slot: configuration.slot) { try await TuneGeneratorJob(inputs: inputs, context: $0).run() },
+                JobHandler(kind: "tune_generator", slot: configuration.slot) {
+                    try await TuneGeneratorJob(inputs: inputs, context: $0).run()
+                },
                 JobHandler(kind: "generate") { try await GenerateJob(inputs: inputs, context: $0).run() },
             ], version: BuildInformation.version, logger: logger)
 

@@ -280,7 +280,11 @@ enum OpenAPI {
         }
         """#
         .replacing("EXAMPLE", with: "{" + posted + "}")
-        .replacing("LINES", with: #""{\"source\":\"studio\",\"external_id\":\"42\",…}\n{\"source\":\"studio\",\"external_id\":\"43\",…}\n""#)
+        .replacing(
+            "LINES",
+            with: #""{\"source\":\"studio\",\"external_id\":\"42\",…}\n"#
+                + #"{\"source\":\"studio\",\"external_id\":\"43\",…}\n""#
+        )
         .replacing("STORED", with: #"{"id": "pair_0f3a", "state": "usable", "reason": null, "# + posted + "}")
         .replacing("SOURCE", with: "\(PairDecoder.sourceLimit)")
         .replacing("KEY", with: "\(PairDecoder.keyLimit)")

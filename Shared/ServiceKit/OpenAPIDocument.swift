@@ -65,7 +65,9 @@ public enum OpenAPIDocument {
         if !isOpen, responses["401"] == nil { responses["401"] = ["$ref": "#/components/responses/Unauthorized"] }
         for (status, response) in responses {
             // A problem that is only named is the usual one of its status.
-            if let reference = response as? [String: String], reference["$ref"] == "#/components/responses/Problem", let name = problems[status] {
+            if let reference = response as? [String: String], reference["$ref"] == "#/components/responses/Problem",
+                let name = problems[status]
+            {
                 responses[status] = ["$ref": "#/components/responses/\(name)"]
                 continue
             }

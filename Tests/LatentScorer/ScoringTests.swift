@@ -47,9 +47,10 @@ import Testing
             let document = try await scorer.send("/openapi.json", method: "GET")
             let object = try #require(try JSONSerialization.jsonObject(with: document.body) as? [String: Any])
             #expect(object["openapi"] as? String == "3.1.0")
-            #expect((object["paths"] as? [String: Any])?.keys.sorted() == [
-                "/livez", "/metrics", "/openapi.json", "/problems", "/readyz", "/v1/best-of-n", "/v1/score", "/version",
-            ])
+            #expect(
+                (object["paths"] as? [String: Any])?.keys.sorted() == [
+                    "/livez", "/metrics", "/openapi.json", "/problems", "/readyz", "/v1/best-of-n", "/v1/score", "/version",
+                ])
         }
     }
 
