@@ -79,9 +79,8 @@ import Testing
                 _ = try await ingest.store.post([.pair(try JSONDecoder().decode(NewPair.self, from: Data(body.utf8)))], on: connection)
                 let first = Task { try await post(ingest, Data(body.utf8), headers: ["Idempotency-Key": "k"]) }
                 let deadline = ContinuousClock.now + .seconds(20)
-                while try await ingest.client.query("select 1 from pg_locks where locktype = 'advisory' and granted").isEmpty,
-                    .now < deadline
-                {
+                let waits = "select 1 from pg_stat_activity where datname = current_database() and wait_event = 'transactionid'"
+                while try await ingest.client.query(waits).isEmpty, .now < deadline {
                     try await Task.sleep(for: .milliseconds(10))
                 }
                 let second = try await post(ingest, Data(body.utf8), headers: ["Idempotency-Key": "k"])

@@ -52,10 +52,10 @@ import PostgresTesting
         try await TestDatabase.with { database in
             let client = PostgresClient(configuration: database.client.configuration, maximumConnections: 2)
             let slow = Task { try await client.query("SELECT pg_sleep(60)") }
-            try await Task.sleep(for: .milliseconds(300))
+            try await Task.sleep(for: .seconds(3))
             let quick = Task { try await client.query("SELECT pg_sleep(1)") }
             try await Task.sleep(for: .milliseconds(100))
-            await client.hangUp(owingFor: 0.25)
+            await client.hangUp(owingFor: 2)
             let error = await #expect(throws: PostgresError.self) { try await slow.value }
             #expect(error?.isConnectionFailure == true, "\(String(describing: error))")
             #expect(try await quick.value.count == 1, "its answer was not due yet")
