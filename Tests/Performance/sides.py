@@ -1,11 +1,11 @@
 """Processes that hold one work and do it when they are asked: ours (`BackboneBench serve`) and PyTorch's (`peer.py serve`)."""
 import json
 import os
-import select
 import subprocess
 import tempfile
-import time
 from pathlib import Path
+
+from lines import JSONLines
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,29 +25,21 @@ class Side:
 
     def __init__(self, command, threads, folder):
         self.errors = tempfile.TemporaryFile(mode="w+")
-        self.rest = b""
         self.process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
             env=environment(threads, folder))
+        self.lines = JSONLines(self.process.stdout)
 
     def answer(self, limit=900):
         """The next line of JSON; whatever else the process prints is passed over."""
-        deadline = time.monotonic() + limit
-        while True:
-            line, newline, rest = self.rest.partition(b"\n")
-            if newline:
-                self.rest = rest
-                if line.startswith(b"{"):
-                    return json.loads(line)
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                self.close(kill=True)
-                raise SideFailed(f"no answer within {limit} s")
-            part = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not part:
-                raise SideFailed(self.last_words())
-            self.rest += part
+        try:
+            said = self.lines.next(limit)
+        except EOFError:
+            raise SideFailed(self.last_words()) from None
+        if said is None:
+            self.close(kill=True)
+            raise SideFailed(f"no answer within {limit} s")
+        return said
 
     def ask(self, question, limit=900):
         try:

@@ -84,7 +84,7 @@ def bars(results, threads, startup, amd):
 
 
 def bar_table(found):
-    words = {True: "met", False: "**not met**", None: "—"}
+    words = {True: "met", False: "**missed**", None: "—"}
     return markdown(["bar", "wanted", "got", ""], [[what, wanted, got, words[met]] for what, wanted, got, met in found])
 
 

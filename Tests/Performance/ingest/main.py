@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "Tests/Performance/queue"))
+sys.path[:0] = [str(ROOT / "Tests/Performance/queue"), str(ROOT / "Tests/Performance")]
 from processes import Child, end  # noqa: E402
 from server import Server  # noqa: E402
 

@@ -35,7 +35,8 @@ def arguments():
     parser.add_argument("--only", default="", help=f"sections, parted by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--engines", default="", help="engines whose names begin so, parted by commas")
     parser.add_argument("--repetitions", type=int, help="of drain and pick-up (3)")
-    parser.add_argument("--minutes", type=float, help="how long the snapshot is held, for each engine (0.5)")
+    parser.add_argument("--minutes", type=float, help="how long the snapshot is held for ours (10)")
+    parser.add_argument("--peer-minutes", type=float, help="and for each peer (1)")
     parser.add_argument("--output", help="write the Markdown here too")
     parser.add_argument("--into", type=Path, help="put the Markdown between <!-- bench queue --> and <!-- end --> of this page")
     parser.add_argument("--raw", help="write everything measured here, as JSON")
@@ -104,7 +105,8 @@ def run(options, progress):
             find_ours(engine, options.build)
     repetitions = options.repetitions or (1 if options.quick else 3)
     scale = 0.1 if options.quick else 1
-    pinned_s = options.minutes * 60 if options.minutes else 5 if options.quick else 30
+    pinned_s = 60 * (options.minutes or (0.5 if options.quick else 10))
+    peer_pinned_s = 60 * (options.peer_minutes or (0.3 if options.quick else 1))
     server = Server()
     try:
         server.start()
@@ -115,11 +117,10 @@ def run(options, progress):
             found["latency"] = latency.measure(able, server, repetitions, 2 if options.quick else 5, progress, problems)
         if "pinned" in sections:
             rates = {name: figures["rate"] for (name, setting), figures in found.get("drain", {}).items() if setting == "tuned"}
-            found["pinned"] = pinned.measure(able, server, rates, 3 if options.quick else 10, pinned_s, progress, problems)
-            found["pinned_s"] = pinned_s
+            found["pinned"] = pinned.measure(able, server, rates, pinned_s, peer_pinned_s, progress, problems)
         found |= frozen_ones(able, server, sections, options.quick, progress, problems)
         if "idle" in sections:
-            found["idle"] = idle.measure(able, server, 5 if options.quick else 30, progress, problems)
+            found["idle"] = idle.measure(able, server, options.build, 5 if options.quick else 30, progress, problems)
         return report.text(engines, server.version, repetitions, found, sections, problems, options.quick), found, problems
     finally:
         server.stop()

@@ -1,13 +1,14 @@
 """Processes that the bench starts: each ends with it, whatever happens to it, and their CPU time is read from /proc."""
 import atexit
 import ctypes
-import json
 import os
 import select
 import signal
 import subprocess
 import tempfile
 import time
+
+from lines import JSONLines
 
 TICK = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None)
@@ -69,7 +70,7 @@ class Speaker(Child):
 
     def __init__(self, command, **more):
         super().__init__(command, pipes=True, **more)
-        self.rest = b""
+        self.lines = JSONLines(self.process.stdout)
         self.kept = []
 
     def tell(self, line):
@@ -81,22 +82,11 @@ class Speaker(Child):
 
     def next(self, limit):
         """The next line of JSON, whatever it says; None when the time is over."""
-        deadline = time.monotonic() + limit
-        while True:
-            line, newline, rest = self.rest.partition(b"\n")
-            if newline:
-                self.rest = rest
-                if line.startswith(b"{"):
-                    return json.loads(line)
-                continue
-            left = max(0, deadline - time.monotonic())
-            if not select.select([self.process.stdout], [], [], left)[0]:
-                return None
-            part = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not part:
-                self.process.wait()
-                raise ChildFailed(self.words())
-            self.rest += part
+        try:
+            return self.lines.next(limit)
+        except EOFError:
+            self.process.wait()
+            raise ChildFailed(self.words()) from None
 
     def wait(self, key, limit=60):
         """The next line that has `key`; others are kept for later."""

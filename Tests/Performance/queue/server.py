@@ -17,7 +17,7 @@ PREFIX = "foretaste-queue-"
 SETTINGS = {
     "listen_addresses": "''", "max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min",
     "autovacuum_naptime": "10s", "jit": "off", "fsync": "on", "synchronous_commit": "on", "autovacuum": "on", "full_page_writes": "on",
-    "log_line_prefix": "'%d '",
+    "log_line_prefix": "'%d|%a|'",
 }
 
 
