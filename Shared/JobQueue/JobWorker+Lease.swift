@@ -8,8 +8,6 @@ extension JobWorker {
     /// seconds within which the jobs of a killed process run elsewhere.
     nonisolated static let sweepInterval = 0.95
     nonisolated static let pruneInterval = Duration.seconds(600)
-    /// How often a beat looks for jobs that are leased to this worker without its knowledge, although no answer is known to be missing.
-    nonisolated static let strayInterval = Duration.seconds(60)
 
     /// Beats and sweeps over the one connection whose session stands for this process, and comes back when it is lost.
     func keepLease() async {
@@ -64,7 +62,7 @@ extension JobWorker {
         let movement = held.map { $0.movement(at: now) }
         for (run, movement) in zip(held, movement) where movement == .stuck { run.loseLease() }
         let news = held.map { $0.settings.isLong ? $0.takeNews() : nil }
-        let findsStrays = missedAnswerAt != nil || now - lookedForStrays >= Self.strayInterval
+        let findsStrays = missedAnswerAt != nil || now - lookedForStrays >= strayInterval
         do {
             let rows = try await connection.query(
                 Statements.heartbeat,

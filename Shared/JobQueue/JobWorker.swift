@@ -38,6 +38,8 @@ public final class JobWorker {
     /// When the answer to a turn was lost: jobs may be leased to this worker that it knows nothing of.
     var missedAnswerAt: ContinuousClock.Instant?
     var lookedForStrays = ContinuousClock.now
+    /// How often a beat looks for jobs that are leased to this worker without its knowledge, although no answer is known to be missing.
+    var strayInterval = Duration.seconds(60)
     private(set) var lanes: [Lane] = []
     var flushedAt: ContinuousClock.Instant?
     var usage = ProcessUsage()

@@ -141,7 +141,8 @@ extension JobQueueDatabaseTests {
         @Test func aJobWhoseWorkerNeverHeardThatItHasItIsHandedBack() async throws {
             try await withQueue { queue, database in
                 try await database.client.query("select queue.define('quick', 'short', worker_ttl => '2 seconds')")
-                try await withWorkers(1, database, [JobHandler(kind: "quick") { insertEffect($0) }]) {
+                let handler = JobHandler(kind: "quick") { insertEffect($0) }
+                try await withWorkers(1, database, [handler], looksForStraysEvery: .milliseconds(500)) {
                     try await eventually("the worker is there") {
                         try await database.client.integer("select count(*) from queue.worker") == 1
                     }

@@ -1,5 +1,5 @@
 import Foundation
-import JobQueue
+@testable import JobQueue
 import Logging
 import Migrations
 import Postgres
@@ -26,13 +26,16 @@ func withQueue(_ body: (JobQueue, TestDatabase) async throws -> Void) async thro
     }
 }
 
-/// Runs workers while `body` runs, then shuts them down.
+/// Runs workers while `body` runs, then shuts them down; `looksForStraysEvery` instead of once a minute.
 func withWorkers(
-    _ count: Int = 1, _ database: TestDatabase, _ handlers: [JobHandler], _ body: () async throws -> Void
+    _ count: Int = 1, _ database: TestDatabase, _ handlers: [JobHandler], looksForStraysEvery interval: Duration? = nil,
+    _ body: () async throws -> Void
 ) async throws {
     let tasks = (0..<count).map { _ in
-        Task { [client = PostgresClient(configuration: PostgresConfiguration(url: database.url), logger: quiet)] in
-            try await JobWorker(client: client, service: "test", handlers: handlers, logger: quiet).run()
+        Task { @PostgresActor [client = PostgresClient(configuration: PostgresConfiguration(url: database.url), logger: quiet)] in
+            let worker = JobWorker(client: client, service: "test", handlers: handlers, logger: quiet)
+            if let interval { worker.strayInterval = interval }
+            try await worker.run()
             await client.close()
         }
     }

@@ -31,6 +31,8 @@ public actor ChaosServer {
     static let settings = [
         "synchronous_commit": "on", "fsync": "off", "max_connections": "90", "superuser_reserved_connections": "3",
         "max_prepared_transactions": "0", "deadlock_timeout": "200ms",
+        // Counts statements, for the idle test.
+        "shared_preload_libraries": "pg_stat_statements",
         // So that the log fits on the small disk that one fault fills.
         "min_wal_size": "32MB", "max_wal_size": "64MB",
     ]
@@ -45,6 +47,9 @@ public actor ChaosServer {
         dataDirectory = try await client.query("show data_directory")[0][0].string
         try await client.query("create database \(Self.template)")
         await client.close()
+        let watcher = self.client("postgres", connections: 1)
+        try await watcher.query("create extension pg_stat_statements")
+        await watcher.close()
         let fresh = self.client(Self.template)
         try await BundledMigrations.migrate(fresh)
         for script in [Instrumentation.queues, Instrumentation.tables, Instrumentation.points] { try await fresh.execute(script) }

@@ -44,64 +44,66 @@ public final class Round: Sendable {
     /// Runs it. Throws only when the harness itself could not go on.
     public func run() async throws -> RoundReport {
         let began = ContinuousClock.now
-        var report = RoundReport()
         try await server.revive()
-        let database = try await server.makeDatabase()
-        let client = await server.client(database, connections: 6)
-        let proxy = try FaultProxy(socketPath: await server.socketPath)
         let blobs = FileManager.default.temporaryDirectory.path + "/foretaste-chaos-blobs-\(getpid())"
-        try FileManager.default.createDirectory(atPath: blobs, withIntermediateDirectories: true)
         var flags = ["blobs=\(blobs)"] + extraFlags
         if cells.contains(where: { $0.fault == .error }) { flags.append("memory") }
         if cells.contains(where: { $0.fault == .timeout }) { flags += ["lock=250", "statement=4000"] }
-        let fleet = Fleet(url: proxy.url(database: database), flags: flags)
-        let load = Load(client: client, seed: seed)
-        let scene = Scene(
-            server: server, database: database, client: client, proxy: proxy, fleet: fleet, load: load, blobs: blobs, seed: seed)
-        do {
-            try await client.query(
-                "select queue.schedule_add('chaos', 'chaos_short', '{\"p\":0.01}', every_new_pairs => 3, topic => 'chaos')")
-            try await load.prepare()
-            try await fleet.ensure(3)
-            load.start()
-            try await scene.prepare(cells, &report)
-            let possible = cells.filter { report.impossible[$0] == nil }
-            var dice = Dice(seed: seed)
-            for trial in 0..<(possible.isEmpty ? 0 : trials) {
-                let cell = possible[trial % possible.count]
-                try await fleet.ensure(3)
-                do {
-                    if try await scene.strike(cell, &dice) {
-                        report.trials[cell, default: 0] += 1
-                    } else {
-                        report.missed[cell, default: 0] += 1
-                    }
-                } catch {
-                    log("\(cell), trial \(trial): \(error)")
+        try FileManager.default.createDirectory(atPath: blobs, withIntermediateDirectories: true)
+        var report = try await server.withStage(connections: 6, behindProxy: true, flags: flags) { stage in
+            let scene = Scene(server: server, stage: stage, load: Load(client: stage.client, seed: seed), blobs: blobs)
+            do {
+                let report = try await run(scene)
+                await tearDown(scene)
+                return report
+            } catch {
+                await tearDown(scene)
+                throw error
+            }
+        }
+        report.seconds = (ContinuousClock.now - began) / .seconds(1)
+        return report
+    }
+
+    private func run(_ scene: Scene) async throws -> RoundReport {
+        var report = RoundReport()
+        try await scene.client.query(
+            "select queue.schedule_add('chaos', 'chaos_short', '{\"p\":0.01}', every_new_pairs => 3, topic => 'chaos')")
+        try await scene.load.prepare()
+        try await scene.fleet.ensure(3)
+        scene.load.start()
+        try await scene.prepare(cells, &report)
+        let possible = cells.filter { report.impossible[$0] == nil }
+        var dice = Dice(seed: seed)
+        for trial in 0..<(possible.isEmpty ? 0 : trials) {
+            let cell = possible[trial % possible.count]
+            try await scene.fleet.ensure(3)
+            do {
+                if try await scene.strike(cell, &dice) {
+                    report.trials[cell, default: 0] += 1
+                } else {
                     report.missed[cell, default: 0] += 1
                 }
-                try await server.revive()
+            } catch {
+                log("\(cell), trial \(trial): \(error)")
+                report.missed[cell, default: 0] += 1
             }
-            try await settle(scene)
-            report.checks = try await Invariants.check(client, acknowledged: load.acknowledged)
-            let samples = load.samples
-            report.checks.append(
-                Check(
-                    name: "I1, I3, I5 in every snapshot on the way", examined: samples.count, violations: samples.seen.count,
-                    example: samples.seen.first ?? ""))
-            let row = try await client.query(
-                """
-                select count(*) filter (where what = 'in'), count(*) filter (where what = 'claim'), count(*) filter (where what = 'rescue'),
-                    (select count(*) from queue.worker), count(*) filter (where what = 'dead') from chaos.trace
-                """)[0]
-            report.figures =
-                "\(try row[0].int) jobs, \(try row[1].int) claims, \(try row[2].int) rescues, \(try row[3].int) registrations, \(try row[4].int) dead"
-        } catch {
-            await tearDown(scene)
-            throw error
+            try await server.revive()
         }
-        await tearDown(scene)
-        report.seconds = (ContinuousClock.now - began) / .seconds(1)
+        try await settle(scene)
+        report.checks = try await Invariants.check(scene.client, acknowledged: scene.load.acknowledged)
+        let samples = scene.load.samples
+        report.checks.append(
+            Check(
+                name: "I1, I3, I5 in every snapshot on the way", examined: samples.count, violations: samples.seen.count,
+                example: samples.seen.first ?? ""))
+        let row = try await scene.client.query(
+            """
+            select count(*) filter (where what = 'in'), count(*) filter (where what = 'claim'), count(*) filter (where what = 'rescue'),
+                (select count(*) from queue.worker), count(*) filter (where what = 'dead') from chaos.trace
+            """)[0]
+        report.figures =
+            "\(try row[0].int) jobs, \(try row[1].int) claims, \(try row[2].int) rescues, \(try row[3].int) registrations, \(try row[4].int) dead"
         return report
     }
 
@@ -112,23 +114,13 @@ public final class Round: Sendable {
         await scene.load.stop()
         // What schedules counted stays counted; none of them may start something new from here on.
         try await scene.client.query("select queue.schedule_pause(s.key) from queue.schedule s")
-        try await scene.fleet.ensure(3)
-        let deadline = ContinuousClock.now + .seconds(75)
-        while ContinuousClock.now < deadline {
-            try await scene.fleet.ensure(3)
-            if let row = try? await scene.client.query("select count(*) from queue.job").first, try row[0].int == 0 { return }
-            try await Task.sleep(for: .milliseconds(100))
-        }
-        // What is left is the invariant's to report.
+        // Longer than the interval at which a worker looks for jobs that it does not know it has.
+        try await scene.stage.drain(within: 90, workers: 3)
     }
 
     private func tearDown(_ scene: Scene) async {
         await scene.makePeace()
         await scene.load.stop()
-        await scene.fleet.stop()
-        scene.proxy.close()
-        await scene.client.close()
-        await server.drop(scene.database)
         await scene.removeStore()
     }
 }

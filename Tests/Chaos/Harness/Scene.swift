@@ -6,12 +6,13 @@ import Synchronization
 /// A round in progress: finds a worker at a point of a job's life, and lets a fault strike it there.
 actor Scene {
     let server: ChaosServer
-    nonisolated let database: String
-    nonisolated let client: PostgresClient
+    nonisolated let stage: Stage
     nonisolated let proxy: FaultProxy
-    nonisolated let fleet: Fleet
     nonisolated let load: Load
     nonisolated let blobs: String
+    nonisolated var database: String { stage.database }
+    nonisolated var client: PostgresClient { stage.client }
+    nonisolated var fleet: Fleet { stage.fleet }
     /// What goes on until peace is made.
     var ambient: [Task<Void, Never>] = []
     /// What ends by itself: silences that are over when the lease is, and the like.
@@ -23,20 +24,10 @@ actor Scene {
     /// Whether the checkpoint store is a file system of its own that can be filled.
     var smallStore = false
 
-    init(
-        server: ChaosServer, database: String, client: PostgresClient, proxy: FaultProxy, fleet: Fleet, load: Load, blobs: String,
-        seed: UInt64
-    ) {
-        (self.server, self.database, self.client, self.proxy) = (server, database, client, proxy)
-        (self.fleet, self.load, self.blobs) = (fleet, load, blobs)
-    }
-
-    /// A worker caught at a point.
-    struct Victim: Sendable {
-        /// The backend that is held there; none for a state that lasts.
-        var backend: Int32?
-        /// The worker's process.
-        var process: Int32
+    /// On a stage behind a proxy.
+    init(server: ChaosServer, stage: Stage, load: Load, blobs: String) {
+        guard let proxy = stage.proxy else { preconditionFailure("the matrix needs a proxy between workers and server") }
+        (self.server, self.stage, self.proxy, self.load, self.blobs) = (server, stage, proxy, load, blobs)
     }
 
     // MARK: - Reaching a point
@@ -75,15 +66,7 @@ actor Scene {
         var provoked = ContinuousClock.now
         try await provoke(point)
         while ContinuousClock.now < deadline {
-            let rows = try await client.query(
-                """
-                select l.pid, split_part(split_part(a.application_name, ':', 2), ' ', 1) as process
-                from pg_locks l join pg_stat_activity a using (pid)
-                where l.locktype = 'advisory' and l.classid = $1::int and l.objid = $2::int and not l.granted
-                """, [.int(Instrumentation.lockClass), .int(point.rawValue)])
-            if let row = rows.first, let process = Int32(try row["process"].string) {
-                return Victim(backend: Int32(try row["pid"].int), process: process)
-            }
+            if let victim = try await stage.waiter(at: point) { return victim }
             if ContinuousClock.now - provoked > .seconds(1) {
                 provoked = .now
                 try await provoke(point)

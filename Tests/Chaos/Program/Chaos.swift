@@ -6,12 +6,12 @@ import Foundation
 /// The exit status is 1 after any violation.
 @main
 enum Chaos {
-    static let parts = ["idle", "rescue", "silence", "zombies", "training", "matrix"]
+    static let parts = ["idle", "rescue", "silence", "zombies", "schedules", "training", "matrix"]
     static let usage = """
         usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects|completion]
-            [--zombies N] [--kills N] [--seconds N]
+            [--zombies N] [--ticks N] [--kills N] [--seconds N]
             [--build FOLDER]: where the services are; beside this program unless given
-        parts: idle, rescue, silence, zombies, training, matrix (all of them when none is named)
+        parts: idle, rescue, silence, zombies, schedules, training, matrix (all of them when none is named)
         faults: \(Fault.allCases.map(\.name).joined(separator: ", "))
         """
 
@@ -62,6 +62,16 @@ enum Chaos {
                 say("  \(report.accepted) of \(report.attempted) accepted; \(report.checks.count) invariants checked")
                 for violation in report.violations { say("    VIOLATION: \(violation)") }
                 isClean = isClean && report.violations.isEmpty
+            case "schedules":
+                let report = try await ScheduleTest(server: server, ticks: options["ticks"].flatMap(Int.init) ?? 10_000, seed: seed).run()
+                say("Schedules: \(report.ticks) times came, \(report.jobs) jobs, \(Int(report.seconds)) s")
+                let strikes = report.strikes.sorted { $0.key < $1.key }.map { "\($0.value) × \($0.key)" }.joined(separator: ", ")
+                say(
+                    "  caught while firing: \(strikes); the clock went ahead \(report.leaps.ahead) times and back \(report.leaps.back) times"
+                )
+                say("  \(report.checks.count) invariants over \(report.checks.reduce(0) { $0 + $1.examined }) things")
+                for violation in report.violations { say("    VIOLATION: \(violation)") }
+                isClean = isClean && report.violations.isEmpty
             case "rescue":
                 let report = try await RescueTest(server: server, kills: options["kills"].flatMap(Int.init) ?? 40, seed: seed).run()
                 say("Rescue of a SIGKILLed process's jobs, from the kill to the next claim:")
@@ -96,7 +106,7 @@ enum Chaos {
                 let report = try await IdleTest(server: server, seconds: options["seconds"].flatMap(Double.init) ?? 30).run()
                 say(
                     String(
-                        format: "Idle %@: %.2f %% CPU, %.2f statements a second over %.0f s", report.name, report.cpu, report.statements,
+                        format: "Idle worker: %.2f %% CPU, %.2f statements a second over %.0f s", report.cpu, report.statements,
                         report.seconds))
                 if report.cpu > 0.2 || report.statements > 2 {
                     say("    VIOLATION: more than 0.2 % CPU or 2 statements a second")

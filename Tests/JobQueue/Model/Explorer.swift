@@ -2,12 +2,14 @@
 ///
 /// What was seen is kept as 64-bit fingerprints: with a million states, the chance that two of them are taken for one is below 1e-7.
 struct Explorer {
-    let scenario: Scenario
+    var scenario: Scenario
     var rules = Rules.product
     /// The fate of one state in so many is followed to its end (I4); 1 for all, 0 for none.
     var settlesEvery = 1
     /// Gives up, which a test takes for a failure, rather than to fill the memory.
     var mostStates = 12_000_000
+    /// Hears how many states there are at each depth.
+    var note: ((String) -> Void)?
 
     struct Report {
         var states = 0
@@ -33,9 +35,10 @@ struct Explorer {
         }
     }
 
+    /// Which of its parent's possible actions led to a state.
     private struct Origin {
-        var parent: Int
-        var action: Action
+        var parent: UInt32
+        var choice: UInt8
     }
 
     func run() -> Report {
@@ -43,16 +46,16 @@ struct Explorer {
         let start = World(scenario)
         // A state's number is its place in `origins`; only the frontier's states are kept whole.
         var seen: Set<Int> = [start.hashValue]
-        var origins: [Origin] = [Origin(parent: -1, action: .tick)]
+        var origins: [Origin] = [Origin(parent: 0, choice: 0)]
         var frontier: [(number: Int, world: World)] = [(0, start)]
         while !frontier.isEmpty {
             var next: [(number: Int, world: World)] = []
             for (number, world) in frontier {
-                for action in world.actions(scenario) {
+                for (choice, action) in world.actions(scenario).enumerated() {
                     let successor = world.after(action, scenario, rules)
                     report.steps += 1
                     guard seen.insert(successor.hashValue).inserted else { continue }
-                    origins.append(Origin(parent: number, action: action))
+                    origins.append(Origin(parent: UInt32(number), choice: UInt8(choice)))
                     var breach = successor.memory.breach
                     if breach == nil, settlesEvery > 0, origins.count % settlesEvery == 0, !successor.settles(scenario, rules) {
                         breach = .neverEnds
@@ -72,23 +75,26 @@ struct Explorer {
             }
             frontier = next
             report.depth += 1
+            note?("depth \(report.depth): \(frontier.count) new, \(origins.count) states, \(report.steps) steps")
         }
         report.states = origins.count
         return report
     }
 
     private func retrace(_ origins: [Origin], _ breach: Breach) -> Counterexample {
-        var actions: [Action] = []
+        var choices: [Int] = []
         var number = origins.count - 1
         while number > 0 {
-            actions.append(origins[number].action)
-            number = origins[number].parent
+            choices.append(Int(origins[number].choice))
+            number = Int(origins[number].parent)
         }
-        actions.reverse()
+        var actions: [Action] = []
         var worlds: [World] = []
         var world = World(scenario)
-        for action in actions {
+        for choice in choices.reversed() {
+            let action = world.actions(scenario)[choice]
             world = world.after(action, scenario, rules)
+            actions.append(action)
             worlds.append(world)
         }
         return Counterexample(breach: breach, actions: actions, worlds: worlds)

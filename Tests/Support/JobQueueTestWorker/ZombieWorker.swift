@@ -101,6 +101,13 @@ struct ZombieWorker {
             "complete",
             "select count(*) from queue.complete($1::bigint[], $2::bigint[], array_fill('{}'::jsonb, array[cardinality($1::bigint[])]))",
             [ids, tokens])
+        // Finishes under the old tokens and asks for new jobs under the old registration; what it is given counts as accepted too.
+        try await count(
+            "turn",
+            """
+            select cardinality($2::bigint[]) - count(*) filter (where t.fenced) + count(*) filter (where not t.fenced)
+            from queue.turn($1, 'chaos_short', 'chaos_short', 5, '{0,0,0,0}', $2::bigint[], $3::bigint[]) t
+            """, [.int(worker), ids, tokens])
         try await each("fail", "queue.fail(l.id, l.token, '{}') <> 'fenced'")
         try await each("acknowledge_cancel", "queue.acknowledge_cancel(l.id, l.token)")
         try await each("release", "queue.release(l.id, l.token)")
