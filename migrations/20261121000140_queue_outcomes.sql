@@ -81,6 +81,34 @@ end
 $$;
 comment on function queue.bury is 'Moves a live job, which the caller has locked, to queue.dead. Not for operators: use queue.cancel.';
 
+create function queue.bury_cancelled(job queue.job) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+    job.last_error := jsonb_build_object('message', coalesce((select r.cancel_reason from queue.run r where r.job_id = job.id), 'cancelled'),
+        'at', clock_timestamp(), 'attempt', job.attempt);
+    perform queue.bury(job, 'cancelled');
+end
+$$;
+comment on function queue.bury_cancelled is 'Buries a leased job, which the caller has locked, under the reason for which it was to be cancelled. Not for operators.';
+
+create function queue.is_cancelled(job queue.job) returns boolean language sql stable as $$
+    select exists (select from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null)
+$$;
+comment on function queue.is_cancelled is 'Whether the run of a leased job was asked to cancel.';
+
+create function queue.line_up_again(job queue.job) returns void language plpgsql as $$
+#variable_conflict use_column
+begin
+    update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq'), rescues = job.rescues,
+        last_error = job.last_error
+    where j.id = job.id;
+    delete from queue.run r where r.job_id = job.id;
+    perform queue.free_slots(array[job.id]);
+    perform queue.ring(q.class) from queue.queue q where q.id = job.queue_id;
+end
+$$;
+comment on function queue.line_up_again is 'Makes a leased job, which the caller has locked, ready again at the end of its line, under a new token. Not for operators.';
+
 create function queue.fail(id bigint, token bigint, error jsonb, permanent boolean default false, retry_after interval default null)
 returns text language plpgsql as $$
 #variable_conflict use_column
@@ -107,7 +135,7 @@ begin
         return 'dead';
     end if;
     -- It failed before it heard that it was cancelled: it must not be tried again all the same.
-    if exists (select from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null) then
+    if queue.is_cancelled(job) then
         job.last_error := job.last_error - 'delay_s';
         perform queue.bury(job, 'cancelled');
         return 'dead';
@@ -124,19 +152,11 @@ $$;
 comment on function queue.fail is 'A handler failed: retry later, or dead; dead also when it was asked to cancel. Answers retry, dead or fenced.';
 
 create function queue.hand_back(job queue.job) returns void language plpgsql as $$
-#variable_conflict use_column
-declare
-    cancel queue.run;
 begin
-    select r.* into cancel from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null;
-    if found then
-        job.last_error := jsonb_build_object('message', coalesce(cancel.cancel_reason, 'cancelled'), 'at', clock_timestamp(), 'attempt', job.attempt);
-        perform queue.bury(job, 'cancelled');
+    if queue.is_cancelled(job) then
+        perform queue.bury_cancelled(job);
     else
-        update queue.job j set state = 0, token = j.token + 1, worker_id = null, seq = nextval('queue.seq') where j.id = job.id;
-        delete from queue.run r where r.job_id = job.id;
-        perform queue.free_slots(array[job.id]);
-        perform queue.ring(q.class) from queue.queue q where q.id = job.queue_id;
+        perform queue.line_up_again(job);
     end if;
 end
 $$;
@@ -166,9 +186,7 @@ begin
     if not found then
         return false;
     end if;
-    job.last_error := jsonb_build_object('message', coalesce((select r.cancel_reason from queue.run r where r.job_id = job.id), 'cancelled'),
-        'at', clock_timestamp(), 'attempt', job.attempt);
-    perform queue.bury(job, 'cancelled');
+    perform queue.bury_cancelled(job);
     return true;
 end
 $$;
@@ -197,4 +215,5 @@ comment on function queue.save_checkpoint is 'Publishes a checkpoint under the l
 
 -- migrate:down
 
-drop function queue.save_checkpoint, queue.acknowledge_cancel, queue.release, queue.hand_back, queue.fail, queue.bury, queue.complete, queue.finish, queue.hold;
+drop function queue.save_checkpoint, queue.acknowledge_cancel, queue.release, queue.hand_back, queue.fail, queue.line_up_again,
+    queue.is_cancelled, queue.bury_cancelled, queue.bury, queue.complete, queue.finish, queue.hold;

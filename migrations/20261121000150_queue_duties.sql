@@ -4,27 +4,17 @@
 
 create function queue.rescue_job(job queue.job, why text) returns void language plpgsql as $$
 #variable_conflict use_column
-declare
-    settings queue.queue;
-    cancel queue.run;
 begin
-    select q.* into strict settings from queue.queue q where q.id = job.queue_id;
-    select r.* into cancel from queue.run r where r.job_id = job.id and r.cancel_requested_at is not null;
     job.rescues := job.rescues + 1;
-    if found then
-        job.last_error := jsonb_build_object('message', coalesce(cancel.cancel_reason, 'cancelled'), 'at', clock_timestamp(), 'attempt', job.attempt);
-        perform queue.bury(job, 'cancelled');
-    elsif job.rescues > settings.max_rescues then
+    if queue.is_cancelled(job) then
+        perform queue.bury_cancelled(job);
+    elsif job.rescues > (select q.max_rescues from queue.queue q where q.id = job.queue_id) then
         job.last_error := jsonb_build_object('message', format('its worker was lost %s times, at last by %s', job.rescues, why),
             'at', clock_timestamp(), 'attempt', job.attempt);
         perform queue.bury(job, 'crash_loop');
     else
-        update queue.job j set state = 0, token = j.token + 1, rescues = job.rescues, worker_id = null, seq = nextval('queue.seq'),
-            last_error = coalesce(j.last_error, '{}') || jsonb_build_object('rescued', why, 'rescued_at', clock_timestamp())
-        where j.id = job.id;
-        delete from queue.run r where r.job_id = job.id;
-        perform queue.free_slots(array[job.id]);
-        perform queue.ring(settings.class);
+        job.last_error := coalesce(job.last_error, '{}') || jsonb_build_object('rescued', why, 'rescued_at', clock_timestamp());
+        perform queue.line_up_again(job);
     end if;
     perform queue.note(job.queue_id, job.kind, 'rescued');
 end
