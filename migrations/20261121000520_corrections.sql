@@ -31,12 +31,24 @@ create trigger revision_stays before update or delete on preferences.revision
 create trigger revision_stays_whole before truncate on preferences.revision
     for each statement execute function preferences.revision_stays();
 
+-- Writes down that a label was changed by `actor`: what was posted, if this is its first change, and what it says from here on.
+create function preferences.note_revision(
+    subject text, before jsonb, rater text, received_at timestamptz, revision integer, action text, label jsonb, actor text, reason text
+) returns void language sql begin atomic
+    insert into preferences.revision (subject, revision, action, label, actor, reason, at)
+    values (subject, 0, 'posted', before, rater, null, received_at) on conflict do nothing;
+    insert into preferences.revision (subject, revision, action, label, actor, reason, at)
+    values (subject, revision, action, label, actor, reason, clock_timestamp());
+end;
+comment on function preferences.note_revision is 'Writes the history of preferences.correct and preferences.set_retracted. Not for operators.';
+
 -- Replaces what a pair or a rating says by `label`, whole: {"outcome":"b"}, {"outcome":"a","votes":{"a":3,"b":1}}, {"rating":4}.
 -- Answers the revision that holds now. Saying what it says already changes nothing. One that was retracted is restored first.
 create function preferences.correct(subject text, label jsonb, actor text, reason text) returns integer language plpgsql as $$
 declare
     pair   preferences.pair;
     rating preferences.rating;
+    before jsonb;
     wanted jsonb;
 begin
     if coalesce(correct.reason, '') = '' then
@@ -51,15 +63,14 @@ begin
         if wanted = preferences.label(pair) then
             return pair.revision;
         end if;
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (pair.id, 0, 'posted', preferences.label(pair), pair.rater, null, pair.received_at) on conflict do nothing;
+        before := preferences.label(pair);
         update preferences.pair p
         set outcome = wanted->>'outcome', votes = wanted->'votes', soft_label = (wanted->>'soft_label')::double precision,
             margin = (wanted->>'margin')::double precision, strength = (wanted->>'strength')::smallint,
             presentation = wanted->>'presentation', revision = p.revision + 1
         where p.id = pair.id returning * into pair;
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (pair.id, pair.revision, 'corrected', preferences.label(pair), correct.actor, correct.reason, clock_timestamp());
+        perform preferences.note_revision(pair.id, before, pair.rater, pair.received_at, pair.revision, 'corrected', preferences.label(pair),
+            correct.actor, correct.reason);
         return pair.revision;
     end if;
     select * into rating from preferences.rating r where r.id = correct.subject for update;
@@ -72,12 +83,11 @@ begin
     if rating.value = (correct.label->>'rating')::double precision then
         return rating.revision;
     end if;
-    insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-    values (rating.id, 0, 'posted', preferences.label(rating), rating.rater, null, rating.received_at) on conflict do nothing;
+    before := preferences.label(rating);
     update preferences.rating r set value = (correct.label->>'rating')::double precision, revision = r.revision + 1
     where r.id = rating.id returning * into rating;
-    insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-    values (rating.id, rating.revision, 'corrected', preferences.label(rating), correct.actor, correct.reason, clock_timestamp());
+    perform preferences.note_revision(rating.id, before, rating.rater, rating.received_at, rating.revision, 'corrected', preferences.label(rating),
+        correct.actor, correct.reason);
     return rating.revision;
 end $$;
 comment on function preferences.correct is
@@ -96,29 +106,22 @@ begin
     update preferences.ranking r set retracted_at = case when set_retracted.retracted then clock_timestamp() end
     where r.id = set_retracted.subject and (r.retracted_at is not null) <> set_retracted.retracted;
     for row in
-        update preferences.pair p
-        set retracted_at = case when set_retracted.retracted then clock_timestamp() end, revision = p.revision + 1
-        where (p.id = set_retracted.subject or p.ranking_id = set_retracted.subject) and (p.retracted_at is not null) <> set_retracted.retracted
-        returning p.id, p.revision, preferences.label(p) as label, p.rater, p.received_at
+        with pairs as (
+            update preferences.pair p
+            set retracted_at = case when set_retracted.retracted then clock_timestamp() end, revision = p.revision + 1
+            where (p.id = set_retracted.subject or p.ranking_id = set_retracted.subject)
+                and (p.retracted_at is not null) <> set_retracted.retracted
+            returning p.id, p.revision, preferences.label(p) as label, p.rater, p.received_at
+        ), ratings as (
+            update preferences.rating r
+            set retracted_at = case when set_retracted.retracted then clock_timestamp() end, revision = r.revision + 1
+            where r.id = set_retracted.subject and (r.retracted_at is not null) <> set_retracted.retracted
+            returning r.id, r.revision, preferences.label(r) as label, r.rater, r.received_at
+        )
+        select * from pairs union all select * from ratings
     loop
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (row.id, 0, 'posted', row.label, row.rater, null, row.received_at) on conflict do nothing;
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (row.id, row.revision, case when set_retracted.retracted then 'retracted' else 'restored' end, row.label,
-                set_retracted.actor, set_retracted.reason, clock_timestamp());
-        changed := changed + 1;
-    end loop;
-    for row in
-        update preferences.rating r
-        set retracted_at = case when set_retracted.retracted then clock_timestamp() end, revision = r.revision + 1
-        where r.id = set_retracted.subject and (r.retracted_at is not null) <> set_retracted.retracted
-        returning r.id, r.revision, preferences.label(r) as label, r.rater, r.received_at
-    loop
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (row.id, 0, 'posted', row.label, row.rater, null, row.received_at) on conflict do nothing;
-        insert into preferences.revision (subject, revision, action, label, actor, reason, at)
-        values (row.id, row.revision, case when set_retracted.retracted then 'retracted' else 'restored' end, row.label,
-                set_retracted.actor, set_retracted.reason, clock_timestamp());
+        perform preferences.note_revision(row.id, row.label, row.rater, row.received_at, row.revision,
+            case when set_retracted.retracted then 'retracted' else 'restored' end, row.label, set_retracted.actor, set_retracted.reason);
         changed := changed + 1;
     end loop;
     if changed = 0 and not exists (select from preferences.pair p where p.id = set_retracted.subject)
@@ -176,6 +179,7 @@ comment on function preferences.erase_rater is
 -- migrate:down
 
 drop function preferences.erase_rater(text, text), preferences.restore(text, text, text), preferences.retract(text, text, text),
-    preferences.set_retracted(text, boolean, text, text), preferences.correct(text, jsonb, text, text);
+    preferences.set_retracted(text, boolean, text, text), preferences.correct(text, jsonb, text, text),
+    preferences.note_revision(text, jsonb, text, timestamptz, integer, text, jsonb, text, text);
 drop table preferences.erasure, preferences.revision;
 drop function preferences.revision_stays();
