@@ -42,11 +42,7 @@ struct DimensionRoutes: Sendable {
     private func define(_ name: String, _ request: Request) async throws -> Response {
         try request.requireMediaType("application/json")
         let body = try await request.body(upTo: configuration.bodyLimit)
-        var fields: FieldReader
-        switch PairDecoder.object(Array(body.readableBytesView)) {
-        case .failure(let problem): throw Problem.invalid([problem.error])
-        case .success(let object): fields = FieldReader(object)
-        }
+        var fields = try FieldReader(body)
         let description = fields.text("description", limit: Self.descriptionLimit)
         fields.unknown(besides: ["description"])
         guard let description, fields.errors.isEmpty else { throw Problem.invalid(fields.errors) }

@@ -1,5 +1,6 @@
 import Artifacts
 import Foundation
+import NIOCore
 import Preferences
 import Safetensors
 import ServiceKit
@@ -20,6 +21,16 @@ struct FieldReader {
     init(_ object: StrictJSON, at path: String = "") {
         self.object = object
         self.path = path
+    }
+
+    /// The body of a request.
+    ///
+    /// - Throws: 422 for what is no JSON object.
+    init(_ body: ByteBuffer) throws {
+        switch PairDecoder.object(Array(body.readableBytesView)) {
+        case .failure(let problem): throw Problem.invalid([problem.error])
+        case .success(let object): self.init(object)
+        }
     }
 
     subscript(field: String) -> StrictJSON? {

@@ -129,38 +129,22 @@ struct IngestRoutes: Sendable {
     }
 
     private func list(_ request: Request) async throws -> Response {
-        let query = request.uri.queryParameters
-        let known: Set<Substring> = ["state", "dimension", "source", "limit", "cursor"]
-        if let stranger = query.map(\.key).first(where: { !known.contains($0) }) {
-            throw Problem.badRequest("Unknown parameter '\(stranger.prefix(80))'; known are \(known.sorted().joined(separator: ", ")).")
-        }
-        func value(_ name: String) throws -> String? {
-            guard let text = query[name[...]].map(String.init) else { return nil }
-            guard !text.utf8.contains(0) else { throw Problem.badRequest("The parameter \(name) has a NUL character.") }
-            return text
-        }
-        let state = try value("state").map { text in
+        let query = try Query(request, known: ["state", "dimension", "source", "limit", "cursor"])
+        let state = try query["state"].map { text in
             guard let state = PairState(rawValue: text) else {
                 throw Problem.badRequest("state is '\(text.prefix(80))'; expected received, usable or quarantined.")
             }
             return state
         }
-        let limit = try value("limit").map { text in
-            guard let limit = Int(text), (1...PreferenceStore.maximumPage).contains(limit) else {
-                throw Problem.badRequest("limit is '\(text.prefix(80))'; expected a whole number from 1 to \(PreferenceStore.maximumPage).")
-            }
-            return limit
-        }
+        let limit = try query.integer("limit", in: 1...PreferenceStore.maximumPage)
         do {
             let page = try await store.list(
-                state: state, dimension: try value("dimension"), source: try value("source"), limit: limit ?? 100,
-                cursor: try value("cursor"))
+                state: state, dimension: query["dimension"], source: query["source"], limit: limit ?? 100, cursor: query["cursor"])
             return .json(try documentBytes(PageDocument(page: page)))
         } catch PreferencesError.cursor {
             throw Problem.badRequest("cursor is not one that a page had as its next.")
         }
     }
-
 }
 
 /// A database that is away for a moment is the client's to wait for, not an internal error.

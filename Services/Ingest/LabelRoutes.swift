@@ -47,12 +47,7 @@ struct LabelRoutes: Sendable {
     private func correct(_ id: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
         try request.requireMediaType("application/json")
         let body = try await request.body(upTo: configuration.bodyLimit)
-        let object: StrictJSON
-        switch PairDecoder.object(Array(body.readableBytesView)) {
-        case .failure(let problem): throw Problem.invalid([problem.error])
-        case .success(let parsed): object = parsed
-        }
-        var fields = FieldReader(object)
+        var fields = try FieldReader(body)
         let reason = fields.text("reason", limit: Self.reasonLimit)
         let actor = fields["by"] == nil ? context.caller.actor : fields.name("by", limit: Self.actorLimit)
         if fields["retracted"] != nil { return try await restore(id, &fields, actor, reason) }
@@ -117,36 +112,5 @@ struct LabelRoutes: Sendable {
         }
         guard let document = try await LabelDocument.load(id, from: store) else { throw LabelDocument.notFound(id) }
         return .json(document)
-    }
-}
-
-/// The query of a request whose parameters are known, each at most once.
-struct Query {
-    private var values: [String: String] = [:]
-
-    /// - Throws: 400 for a stranger, a repetition, or a NUL character.
-    init(_ request: Request, known: Set<String>) throws {
-        for (key, value) in request.uri.queryParameters {
-            let (key, value) = (String(key), String(value))
-            guard known.contains(key) else {
-                throw Problem.badRequest("Unknown parameter '\(key.prefix(80))'; known are \(known.sorted().joined(separator: ", ")).")
-            }
-            guard values.updateValue(value, forKey: key) == nil else {
-                throw Problem.badRequest("The parameter \(key) stands there twice.")
-            }
-            guard !value.utf8.contains(0) else { throw Problem.badRequest("The parameter \(key) has a NUL character.") }
-        }
-    }
-
-    subscript(name: String) -> String? { values[name] }
-
-    /// - Throws: 400 for what is no whole number in the range.
-    func integer(_ name: String, in range: ClosedRange<Int>) throws -> Int? {
-        guard let text = self[name] else { return nil }
-        guard let number = Int(text), range.contains(number) else {
-            throw Problem.badRequest(
-                "\(name) is '\(text.prefix(80))'; expected a whole number from \(range.lowerBound) to \(range.upperBound).")
-        }
-        return number
     }
 }

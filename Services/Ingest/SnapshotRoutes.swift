@@ -92,11 +92,7 @@ struct SnapshotRoutes: Sendable {
     private func freeze(_ request: Request) async throws -> Response {
         try request.requireMediaType("application/json")
         let body = try await request.body(upTo: configuration.bodyLimit)
-        var fields: FieldReader
-        switch PairDecoder.object(Array(body.readableBytesView)) {
-        case .failure(let problem): throw Problem.invalid([problem.error])
-        case .success(let object): fields = FieldReader(object)
-        }
+        var fields = try FieldReader(body)
         let dimension = fields.text("dimension", limit: PairDecoder.dimensionLimit)
         if let dimension {
             let known = try await dimensions.list().map(\.name)
