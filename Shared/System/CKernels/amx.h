@@ -6,6 +6,7 @@ enum { SIDE = 32, STEP = 32, TILE = 1024, BLOCK = 4 * TILE };
 
 #if defined(__x86_64__) && defined(__linux__) && !defined(CK_ONE_VERSION)
 #define CK_HAS_AMX 1
+#include "transpose.h"
 #include <immintrin.h>
 
 #define AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"), min_vector_width(512)))
@@ -50,29 +51,9 @@ AMX_INLINE __mmask16 lanes(long n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 
 
 // A tile of sixteen rows of sixteen pairs (or Float32), turned in its place.
 AMX_INLINE void turn(char *tile) {
-    __m512i r[16], t[16];
+    __m512i r[16];
     for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(tile + i * 64);
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 2; j++) {
-            r[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + 2 + j]);
-            r[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + 2 + j]);
-        }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-    }
+    turn_rows(r);
     for (int i = 0; i < 16; i++) _mm512_store_si512(tile + i * 64, r[i]);
 }
 

@@ -9,7 +9,7 @@ enum { PANEL = 32, ROWS = 12, CHUNK = 512, GROUP = 1 << 18 };
 long ck_packed_count(long k, long n) { return (n + PANEL - 1) / PANEL * PANEL * k; }
 
 #if defined(__x86_64__) && !defined(CK_ONE_VERSION)
-#include "avx512.h"
+#include "transpose.h"
 #include <immintrin.h>
 
 int ck_packs(void) {
@@ -24,33 +24,11 @@ int ck_packs(void) {
 
 // Sixteen rows of sixteen values, turned: rows of `b` (stride ldb) become columns of `packed` (stride PANEL). Rows behind `rows` are zero.
 CK_AVX512 static inline void turn16(const float *b, long ldb, long rows, __mmask16 columns, float *packed, long count) {
-    __m512 r[16], t[16];
-    for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_maskz_loadu_ps(columns, b + i * ldb) : _mm512_setzero_ps();
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 2; j++) {
-            __m512d low = _mm512_castps_pd(t[4 * i + j]), high = _mm512_castps_pd(t[4 * i + 2 + j]);
-            r[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            r[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
-        r[4 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0x88);
-        r[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
-    }
+    __m512i r[16];
+    for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_castps_si512(_mm512_maskz_loadu_ps(columns, b + i * ldb)) : _mm512_setzero_si512();
+    turn_rows(r);
     for (int i = 0; i < 16; i++)
-        if (i < count) _mm512_storeu_ps(packed + i * PANEL, r[i]);
+        if (i < count) _mm512_storeu_si512(packed + i * PANEL, r[i]);
 }
 
 CK_AVX512 void ck_pack(const float *b, long ldb, int transposed, long k, long n, long first, long last, float *packed) {

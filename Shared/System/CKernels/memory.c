@@ -120,16 +120,7 @@ size_t ck_pooled_bytes(void) { return __atomic_load_n(&idle_bytes, __ATOMIC_RELA
 void ck_trim(void) {
     pthread_once(&once, prepare);
     for (int c = 0; c < CLASSES; c++) {
-        pthread_mutex_lock(&shelves[c].lock);
-        idle_block *block = shelves[c].first;
-        shelves[c].first = NULL;
-        pthread_mutex_unlock(&shelves[c].lock);
-        if (!block) continue;
-        while (block) {
-            idle_block *next = block->next;
-            free(block);
-            __atomic_fetch_sub(&idle_bytes, class_size(c), __ATOMIC_RELAXED);
-            block = next;
-        }
+        void *block;
+        while ((block = take(c))) free(block);
     }
 }
