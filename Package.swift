@@ -82,7 +82,9 @@ let package = Package(
             swiftSettings: settings),
 
         // The domain in SQL.
-        .target(name: "Preferences", dependencies: ["Postgres", "JobQueue", log], path: "Shared/Preferences", swiftSettings: settings),
+        .target(
+            name: "Preferences", dependencies: ["CLibcrypto", "Postgres", "JobQueue", log], path: "Shared/Preferences",
+            swiftSettings: settings),
 
         // Services: thin; they join the three.
         .target(

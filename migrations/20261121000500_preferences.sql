@@ -55,7 +55,7 @@ create table preferences.pair (
     b_url        text not null,
     b_sha256     text not null check (b_sha256 ~ '^[0-9a-f]{64}$'),
     ranking_id   text,                                              -- the preferences.ranking that this pair was read from
-    content      text not null,                                     -- sha256 over what was posted: tells a replay from a conflict
+    content      text not null,                                     -- sha256 over what was posted (ContentDigest.swift): tells a replay from a conflict
     state        text not null default 'received' check (state in ('received', 'usable', 'quarantined')),
     reason       text,
     verify_job   bigint,                                            -- the queue.job that will settle this pair
@@ -74,27 +74,18 @@ create table preferences.pair (
     check ((state = 'quarantined') = (reason is not null)),
     check ((state = 'received') = (settled_at is null))
 );
+-- Every index is paid for by each row of a bulk insert, unless the row is not in it. Besides the keys there is one that is: listings and
+-- counts by state, the quarantine, and the search for lost verifications read it.
 create index pair_by_state on preferences.pair (state, seq);
+-- Freezing a snapshot.
 create index pair_for_snapshot on preferences.pair (dimension, split_part(split_part(backbone, '@', 1), ':', 1)) where state = 'usable';
-create index pair_unsettled on preferences.pair (verify_job) where state = 'received';
+-- A ranking's state and its pairs.
 create index pair_by_ranking on preferences.pair (ranking_id) where ranking_id is not null;
 
 -- What a pair says, as JSON without what is not there.
 create function preferences.label(p preferences.pair) returns jsonb language sql immutable parallel safe
     return jsonb_strip_nulls(jsonb_build_object('outcome', p.outcome, 'votes', p.votes, 'soft_label', p.soft_label, 'margin', p.margin,
                                                 'strength', p.strength, 'presentation', p.presentation));
-
--- The digest over everything that was posted: the same label in another database has the same.
-create function preferences.content(
-    source text, external_id text, prompt text, dimension text, outcome text, rater text, a_url text, a_sha256 text, b_url text, b_sha256 text,
-    votes jsonb, soft_label double precision, margin double precision, strength integer, presentation text)
-    returns text language sql immutable parallel safe
-    return encode(sha256(convert_to((
-        jsonb_build_array(source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256)
-        || case when coalesce(votes::text, soft_label::text, margin::text, strength::text, presentation) is null then '[]'::jsonb
-                else jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-                    'votes', votes, 'soft_label', soft_label, 'margin', margin, 'strength', strength, 'presentation', presentation))) end
-    )::text, 'UTF8')), 'hex');
 
 -- migrate:down
 

@@ -81,7 +81,7 @@ struct FieldReader {
     /// A text that identifies something: no control characters.
     mutating func name(_ field: String, limit: Int) -> String? {
         guard let text = text(field, limit: limit) else { return nil }
-        guard !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else {
+        guard !text.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else {
             add("/\(field)", "has a control character")
             return nil
         }
@@ -158,6 +158,7 @@ struct FieldReader {
 
     private mutating func url() -> String? {
         guard let text = text("url", limit: 8192) else { return nil }
+        if PlainURL.isOne(text) { return text }
         do {
             try Self.syntax.check(text)
         } catch ArtifactError.invalid(_, let reason) {
@@ -171,11 +172,13 @@ struct FieldReader {
 
     private mutating func digest() -> String? {
         guard let text = text("sha256", limit: 200) else { return nil }
-        guard text.utf8.count == 64, text.utf8.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit }) else {
+        if SHA256.isHexDigest(text) { return text }
+        let lower = text.lowercased()
+        guard SHA256.isHexDigest(lower) else {
             add("/sha256", "expected the SHA-256 of the file's bytes as 64 hexadecimal digits; found \(Self.shown(text))")
             return nil
         }
-        return text.lowercased()
+        return lower
     }
 
     static func shown(_ text: String) -> String { "'\(text.prefix(80))'" }

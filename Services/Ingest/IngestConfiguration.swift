@@ -6,8 +6,8 @@ struct IngestConfiguration: Sendable {
     var bodyLimit = 8 << 20
     /// The largest bulk body, in bytes.
     var bulkLimit = 64 << 20
-    /// How many pairs of a bulk body one transaction stores.
-    var chunk = 500
+    /// How much of a bulk body one transaction stores.
+    var chunk = BulkPost.ChunkLimit()
     /// The largest latent artifact that is fetched, in bytes.
     var artifactLimit = 512 << 20
     /// How long to wait before artifacts that could not be reached are tried again; after the last one the pair is quarantined.

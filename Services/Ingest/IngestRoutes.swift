@@ -60,7 +60,7 @@ struct IngestRoutes: Sendable {
         try await post.end()
         return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
             let document = try await post.finish { try await store.post($0, on: connection) }
-            let response = Response.json(try documentBytes(document), status: .init(code: document.status))
+            let response = Response.json(try document.json(), status: .init(code: document.status))
             if document.isRefusedWhole { throw RolledBack(response: response) }
             return response
         }
@@ -68,20 +68,23 @@ struct IngestRoutes: Sendable {
 
     /// Lines are stored as they arrive: what is held does not grow with the body.
     private func postLines(of request: Request, _ options: PostOptions) async throws -> Response {
+        let store = store
         var post = bulk(options) { try await store.post($0) }
         do {
             try await request.read(upTo: configuration.bulkLimit, gzip: true) { try await post.add($0) }
-        } catch let problem as Problem where problem.status == .contentTooLarge && post.settled > 0 {
-            throw Problem(
-                problem.status,
-                "\(problem.document.detail ?? "") Its first \(post.settled) lines have been dealt with; sending them again is safe.")
+        } catch {
+            let settled = await post.abandon()
+            guard settled > 0, var problem = error as? Problem, problem.status == .contentTooLarge else { throw error }
+            problem.document.detail =
+                "\(problem.document.detail ?? "") Its first \(settled) lines have been dealt with; sending them again is safe."
+            throw problem
         }
         let document = try await post.finish()
-        return .json(try documentBytes(document), status: .init(code: document.status))
+        return .json(try document.json(), status: .init(code: document.status))
     }
 
     private func bulk(_ options: PostOptions, _ store: BulkPost.Store? = nil) -> BulkPost {
-        BulkPost(reader: reader, chunkSize: configuration.chunk, options: options, store: store)
+        BulkPost(reader: reader, limit: configuration.chunk, options: options, store: store)
     }
 
     private func postOne(_ label: NewLabel, dryRun: Bool, on connection: PostgresConnection) async throws -> Response {

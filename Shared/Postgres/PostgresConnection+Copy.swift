@@ -29,7 +29,7 @@ extension PostgresConnection {
         return try await copy("COPY \(table) (\(columns.joined(separator: ", "))) FROM STDIN", chunks)
     }
 
-    private func copy(_ sql: String, _ chunks: [[UInt8]]) async throws -> Int {
+    func copy(_ sql: String, _ chunks: [[UInt8]]) async throws -> Int {
         try await inTurn(cancellable: true) {
             guard let handle, isUsable else { throw PostgresError.connectionLost("") }
             guard PQsendQuery(handle, sql) == 1 else { throw currentError() }

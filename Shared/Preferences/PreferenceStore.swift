@@ -63,60 +63,6 @@ public struct PreferenceStore: Sendable {
         return try Self.complete(results)
     }
 
-    /// Pairs as rows that know their verification's job from the start: a row is written once, which is half the work of a bulk insert.
-    /// The jobs come first and name rows to be; of those that turn out to be replays no verification finds anything.
-    private func insertAndVerify(_ pairs: [NewPair], on connection: PostgresConnection) async throws -> [PostResult] {
-        let ids = pairs.map { _ in Self.freshID() }
-        let batches = stride(from: 0, to: ids.count, by: Self.verificationBatch).map { start in
-            VerificationArguments(pairs: Array(ids[start..<min(start + Self.verificationBatch, ids.count)]), try: 1)
-        }
-        try await connection.query("savepoint verification")
-        let jobs = try await connection.query(
-            "select queue.enqueue($1, b.args) as id from jsonb_array_elements($2::jsonb) with ordinality as b(args, place) order by b.place",
-            [.string(VerificationArguments.kind), try .json(encoding: batches)])
-        let numbers = try jobs.map { try $0["id"].int64 }
-        let rows = zip(pairs, ids).enumerated().map { line, entry in
-            PostedRow(line: line, id: entry.1, verify_job: numbers[line / Self.verificationBatch], pair: entry.0)
-        }
-        return try await insert(rows, rankingID: nil, on: connection) {
-            // All of them were known: there is nothing to verify.
-            try await connection.query("rollback to savepoint verification")
-        }
-    }
-
-    private static func freshID() -> String {
-        func half() -> String {
-            let digits = String(UInt64.random(in: 0...UInt64.max), radix: 16)
-            return String(repeating: "0", count: 16 - digits.utf8.count) + digits
-        }
-        return "pair_" + half() + half()
-    }
-
-    /// Pairs of a ranking as rows, without their verification.
-    func insert(_ pairs: [NewPair], rankingID: String, on connection: PostgresConnection) async throws -> [PostResult] {
-        let rows = pairs.enumerated().map { PostedRow(line: $0.offset, id: Self.freshID(), verify_job: nil, pair: $0.element) }
-        return try await insert(rows, rankingID: rankingID, on: connection) {}
-    }
-
-    /// - Parameter nothingNew: called when no row was new, before they are compared with what is there.
-    private func insert(
-        _ rows: [PostedRow], rankingID: String?, on connection: PostgresConnection, nothingNew: () async throws -> Void
-    ) async throws -> [PostResult] {
-        var results = [PostResult?](repeating: nil, count: rows.count)
-        let posted = try PostgresValue.json(encoding: rows)
-        var created = 0
-        for row in try await connection.query(Self.insert, [posted, PostgresValue(rankingID)]) {
-            results[try row["line"].int] = .created(id: try row["id"].string)
-            created += 1
-        }
-        if created == 0 { try await nothingNew() }
-        if created < rows.count {
-            // A statement of its own: it sees rows that another transaction committed while the insert waited for them.
-            for row in try await connection.query(Self.compare, [posted]) { try Self.compared(row, &results) }
-        }
-        return try Self.complete(results)
-    }
-
     /// Notes what a statement that compares posted rows with stored ones found: `line`, `id`, `state`, `pointers`.
     static func compared(_ row: PostgresRow, _ results: inout [PostResult?]) throws {
         let line = try row["line"].int
@@ -202,78 +148,6 @@ public struct PreferenceStore: Sendable {
         guard let state = PairState(rawValue: text) else { throw PreferencesError.unknown("state", text) }
         return state
     }
-
-    /// A posted pair as a row of `jsonb_to_recordset`.
-    private struct PostedRow: Encodable {
-        let line: Int
-        let id: String
-        let verify_job: Int64?
-        let source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256: String
-        let votes: Votes?
-        let soft_label, margin: Double?
-        let strength: Int?
-        let presentation: String?
-
-        init(line: Int, id: String, verify_job: Int64?, pair: NewPair) {
-            self.line = line
-            self.id = id
-            self.verify_job = verify_job
-            source = pair.source
-            external_id = pair.externalID
-            prompt = pair.prompt
-            dimension = pair.dimension
-            outcome = pair.outcome.rawValue
-            rater = pair.rater
-            a_url = pair.a.url
-            a_sha256 = pair.a.sha256
-            b_url = pair.b.url
-            b_sha256 = pair.b.sha256
-            votes = pair.label.votes
-            soft_label = pair.label.softLabel
-            margin = pair.label.margin
-            strength = pair.label.strength
-            presentation = pair.label.presentation?.rawValue
-        }
-    }
-
-    private static let fields = """
-        source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256, votes, soft_label, margin, strength, \
-        presentation
-        """
-
-    private static let posted = """
-        jsonb_to_recordset($1::jsonb) as p(line integer, id text, verify_job bigint, source text, external_id text, prompt text, dimension text, outcome text, \
-        rater text, a_url text, a_sha256 text, b_url text, b_sha256 text, votes jsonb, soft_label double precision, \
-        margin double precision, strength integer, presentation text)
-        """
-
-    /// The order by key keeps two batches that overlap from waiting for each other, and lets a key's first line win.
-    private static let insert = """
-        with posted as (select * from \(posted)),
-        created as (
-            insert into preferences.pair (id, verify_job, \(fields), ranking_id, content)
-            select id, verify_job, \(fields), $2, preferences.content(\(fields))
-            from posted order by source, external_id, line
-            on conflict (source, external_id) do nothing
-            returning id)
-        select c.id, p.line from created c join posted p using (id) order by p.line
-        """
-
-    /// What was posted first is a replay also after it was corrected or its rater erased, and so is what holds now.
-    private static let compare = """
-        select p.line, e.id, e.state, case when e.content = preferences.content(p.\(fields.replacing(", ", with: ", p."))) then '{}' else
-               array_remove(array[
-                   case when e.prompt <> p.prompt then '/prompt' end, case when e.dimension <> p.dimension then '/dimension' end,
-                   case when e.outcome <> p.outcome then '/outcome' end, case when e.rater <> p.rater then '/rater' end,
-                   case when e.a_url <> p.a_url then '/a/url' end, case when e.a_sha256 <> p.a_sha256 then '/a/sha256' end,
-                   case when e.b_url <> p.b_url then '/b/url' end, case when e.b_sha256 <> p.b_sha256 then '/b/sha256' end,
-                   case when e.votes is distinct from p.votes then '/votes' end,
-                   case when e.soft_label is distinct from p.soft_label then '/soft_label' end,
-                   case when e.margin is distinct from p.margin then '/margin' end,
-                   case when e.strength is distinct from p.strength then '/strength' end,
-                   case when e.presentation is distinct from p.presentation then '/presentation' end], null) end as pointers
-        from \(posted) join preferences.pair e on e.source = p.source and e.external_id = p.external_id
-        """
 }
 
 /// A request about preferences that cannot be answered.

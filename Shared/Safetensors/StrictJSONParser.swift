@@ -5,6 +5,8 @@
 struct StrictJSONParser {
     static let depthLimit = 32
     static let valueLimit = 1 << 20
+    /// Up to how many members an object's keys are compared one with another.
+    private static let few = 16
 
     let bytes: UnsafeBufferPointer<UInt8>
     var position = 0
@@ -103,9 +105,15 @@ struct StrictJSONParser {
         switch bytes[position] {
         case UInt8(ascii: "{"):
             var members: [StrictJSON.Member] = []
+            // Of a few keys each is found faster by looking than by hashing.
             var seen: Set<String> = []
             try self.members { parser, key in
-                guard seen.insert(key).inserted else { throw parser.duplicate(key) }
+                if members.count < Self.few {
+                    if members.contains(where: { $0.key == key }) { throw parser.duplicate(key) }
+                } else {
+                    if seen.isEmpty { seen = Set(members.map(\.key)) }
+                    guard seen.insert(key).inserted else { throw parser.duplicate(key) }
+                }
                 members.append(.init(key: key, value: try parser.value(depth: depth + 1)))
             }
             return .object(members)

@@ -4,6 +4,7 @@ import glob
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -72,6 +73,10 @@ class Server:
         settings = SETTINGS | {"unix_socket_directories": f"'{self.folder}'"}
         with open(self.folder / "data" / "postgresql.conf", "a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+        self.launch()
+
+    def launch(self):
+        """Starts the server over the data that is there."""
         self.child = Child([self.bin / "postgres", "-D", self.folder / "data"], cwd=self.folder, log=self.folder / "log", **self.account)
         deadline = time.monotonic() + 60
         while True:
@@ -82,6 +87,14 @@ class Server:
                 if time.monotonic() > deadline or self.child.process.poll() is not None:
                     raise SystemExit(f"bench queue: PostgreSQL does not start: {self.log()}") from None
                 time.sleep(0.1)
+
+    def crash(self):
+        """An immediate shutdown: every session ends in the middle of what it does, and the next start recovers."""
+        for session in self.sessions.values():
+            end(session.process)
+        self.sessions.clear()
+        self.child.process.send_signal(signal.SIGQUIT)
+        self.child.process.wait()
 
     def stop(self):
         for session in self.sessions.values():
