@@ -123,6 +123,7 @@ let package = Package(
 
         // Tests: a folder a module. What they need beside it stands in Support.
         .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
+        .target(name: "NetworkTesting", path: "Tests/Support/NetworkTesting", swiftSettings: settings),
         .target(name: "CClockShift", path: "Tests/Support/CClockShift"),
         .executableTarget(
             name: "JobQueueTestWorker", dependencies: ["CClockShift", "JobQueue", "Postgres", log],
@@ -174,15 +175,16 @@ let package = Package(
             path: "Tests/JobQueue", swiftSettings: settings),
         .testTarget(
             name: "ChaosTests", dependencies: ["ChaosHarness", "JobQueueTestWorker"], path: "Tests/Chaos/Tests", swiftSettings: settings),
-        .testTarget(name: "ArtifactsTests", dependencies: ["Artifacts", log], path: "Tests/Artifacts", swiftSettings: settings),
+        .testTarget(
+            name: "ArtifactsTests", dependencies: ["Artifacts", "NetworkTesting", log], path: "Tests/Artifacts", swiftSettings: settings),
         .testTarget(
             name: "AccessTests", dependencies: ["PostgresTesting", "Access", "ServiceKit", "Postgres", "Migrations", hummingbird, log],
             path: "Tests/Access", swiftSettings: settings),
         .testTarget(
-            name: "ServiceKitTests", dependencies: ["ServiceKit", hummingbird, log, coreMetrics, lifecycle], path: "Tests/ServiceKit",
-            swiftSettings: settings),
+            name: "ServiceKitTests", dependencies: ["NetworkTesting", "ServiceKit", hummingbird, log, coreMetrics, lifecycle],
+            path: "Tests/ServiceKit", swiftSettings: settings),
         .testTarget(
-            name: "ArtifactServerTests", dependencies: ["ArtifactServer", "Artifacts", "ServiceKit", hummingbird, log],
+            name: "ArtifactServerTests", dependencies: ["ArtifactServer", "Artifacts", "NetworkTesting", "ServiceKit", hummingbird, log],
             path: "Tests/ArtifactServer", swiftSettings: settings),
         .testTarget(
             name: "PreferencesTests", dependencies: ["PostgresTesting", "Preferences", "JobQueue", "Postgres", "Migrations", log],
@@ -190,8 +192,8 @@ let package = Package(
         .testTarget(
             name: "IngestTests",
             dependencies: [
-                "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences",
-                "ServiceKit", "Access", log,
+                "NetworkTesting", "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue",
+                "Preferences", "ServiceKit", "Access", log,
             ], path: "Tests/Ingest", swiftSettings: settings),
         .testTarget(
             name: "RewardTrainerTests",

@@ -1,6 +1,7 @@
 import Artifacts
 import Foundation
 import Logging
+import NetworkTesting
 import ServiceKit
 import Testing
 

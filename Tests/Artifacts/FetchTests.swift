@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import NetworkTesting
 import Synchronization
 import Testing
 
@@ -172,9 +173,9 @@ struct FetchTests {
 
     @Test("nobody listening is said so")
     func unreachable() async throws {
-        let port = try ScriptedServer { _, _ in [] }.port
-        let url = "http://127.0.0.1:\(port)/a"
-        let error = try await #require(throws: ArtifactError.self) { try await fetcher("http://127.0.0.1:\(port)/").fetch(url) }
+        let closed = try ClosedPort()
+        let url = "http://127.0.0.1:\(closed.port)/a"
+        let error = try await #require(throws: ArtifactError.self) { try await fetcher("http://127.0.0.1:\(closed.port)/").fetch(url) }
         guard case .unreachable(url, _) = error else {
             Issue.record("\(error)")
             return

@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import NetworkTesting
 import Synchronization
 import Testing
 

@@ -1,4 +1,5 @@
 import Foundation
+import NetworkTesting
 
 @testable import Artifacts
 
@@ -35,7 +36,8 @@ final class NginxServer {
         var last: any Error = Failure(words: "no port was tried")
         for _ in 0..<5 {
             // Between the look and nginx's own bind somebody else may take the port: then another.
-            let port = try Self.freePort()
+            let (reserved, port) = try Loopback.reserve()
+            close(reserved)
             let configuration = """
                 \(user) worker_processes 2; pid \(folder.path)/pid; error_log \(folder.path)/error.log;
                 events { worker_connections 256; }
@@ -111,7 +113,10 @@ final class NginxServer {
         defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
         try process.run()
         for _ in 0..<1000 {
-            if master(folder) != nil, connects(to: port) { return (process, input) }
+            if master(folder) != nil, let connection = try? Loopback.connect(to: port) {
+                close(connection)
+                return (process, input)
+            }
             guard process.isRunning else { break }
             Thread.sleep(forTimeInterval: 0.01)
         }
@@ -133,36 +138,5 @@ final class NginxServer {
     private static func children(_ pid: pid_t) -> [pid_t] {
         let text = (try? String(contentsOfFile: "/proc/\(pid)/task/\(pid)/children", encoding: .utf8)) ?? ""
         return text.split(separator: " ").compactMap { pid_t($0) }
-    }
-
-    private static func address(_ port: Int) -> sockaddr_in {
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = in_port_t(port).bigEndian
-        address.sin_addr.s_addr = inet_addr("127.0.0.1")
-        return address
-    }
-
-    private static func freePort() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        defer { close(descriptor) }
-        var address = address(0)
-        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let found = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, size) == 0 && getsockname(descriptor, $0, &size) == 0
-            }
-        }
-        guard found else { throw POSIXError(.EADDRINUSE) }
-        return Int(UInt16(bigEndian: address.sin_port))
-    }
-
-    private static func connects(to port: Int) -> Bool {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        defer { close(descriptor) }
-        var address = address(port)
-        return withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0 }
-        }
     }
 }

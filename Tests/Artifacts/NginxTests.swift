@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import NetworkTesting
 import Testing
 
 @testable import Artifacts
@@ -134,8 +135,8 @@ struct NginxTests {
 
     @Test("an upstream that cannot be reached (502) stays an error that may pass")
     func badGateway() async throws {
-        let port = try ScriptedServer { _, _ in [] }.port
-        let server = try NginxServer(locations: "location / { proxy_pass http://127.0.0.1:\(port); }")
+        let closed = try ClosedPort()
+        let server = try NginxServer(locations: "location / { proxy_pass http://127.0.0.1:\(closed.port); }")
         let error = try await #require(throws: ArtifactError.self) { try await fetcher(server.url).fetch(server.url + "/a") }
         #expect(error == .rejected(url: server.url + "/a", status: 502) && !error.isPermanent)
     }

@@ -1,4 +1,5 @@
 import Foundation
+import NetworkTesting
 import Testing
 
 @testable import Artifacts

@@ -2,6 +2,7 @@ import Foundation
 import Hummingbird
 import Logging
 import NIOCore
+import NetworkTesting
 import ServiceLifecycle
 import Synchronization
 import Testing

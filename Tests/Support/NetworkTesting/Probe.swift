@@ -1,52 +1,40 @@
 import Foundation
 
 /// An HTTP client on a raw socket: it sends what it is told to and shows what came.
-struct Probe: Sendable {
-    let port: Int
+public struct Probe: Sendable {
+    public let port: Int
 
-    struct Answer: Sendable {
-        let status: Int
-        let headers: [String: String]
-        let body: [UInt8]
-        var text: String { String(decoding: body, as: UTF8.self) }
-        func json() throws -> [String: Any] {
+    /// What came.
+    public struct Answer: Sendable {
+        public let status: Int
+        public let headers: [String: String]
+        public let body: [UInt8]
+        public var text: String { String(decoding: body, as: UTF8.self) }
+        public func json() throws -> [String: Any] {
             try JSONSerialization.jsonObject(with: Data(body)) as? [String: Any] ?? [:]
         }
     }
 
-    init(url: String) { port = Int(url.split(separator: ":").last!)! }
+    public init(url: String) { port = Int(url.split(separator: ":").last!)! }
 
-    func send(_ method: String, _ path: String, headers: [String] = [], body: [UInt8] = []) async throws -> Answer {
+    public func send(_ method: String, _ path: String, headers: [String] = [], body: [UInt8] = []) async throws -> Answer {
         try await withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread { continuation.resume(with: Result { try exchange(method, path, headers: headers, body: body) }) }
         }
     }
 
-    func get(_ path: String, headers: [String] = []) async throws -> Answer { try await send("GET", path, headers: headers) }
+    public func get(_ path: String, headers: [String] = []) async throws -> Answer { try await send("GET", path, headers: headers) }
 
     private func exchange(_ method: String, _ path: String, headers: [String], body: [UInt8]) throws -> Answer {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let descriptor = try Loopback.connect(to: port)
         defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = inet_addr("127.0.0.1")
-        address.sin_port = in_port_t(port).bigEndian
-        let connected = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
-        }
-        guard connected == 0 else { throw POSIXError(.ECONNREFUSED) }
         var lines = ["\(method) \(path) HTTP/1.1", "Host: 127.0.0.1", "Connection: close"] + headers
         if !body.isEmpty || method == "POST" || method == "PUT" {
             if !headers.contains(where: { $0.hasPrefix("Content-Length") || $0.hasPrefix("Transfer-Encoding") }) {
                 lines.append("Content-Length: \(body.count)")
             }
         }
-        var rest = (Array((lines.joined(separator: "\r\n") + "\r\n\r\n").utf8) + body)[...]
-        while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Foundation.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-            guard count > 0 else { break }
-            rest = rest.dropFirst(count)
-        }
+        Loopback.send(Array((lines.joined(separator: "\r\n") + "\r\n\r\n").utf8) + body, on: descriptor)
         var received: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while true {
