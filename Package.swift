@@ -47,6 +47,7 @@ let package = Package(
         .systemLibrary(name: "CLibpq", path: "Shared/System/CLibpq", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CLibcrypto", path: "Shared/System/CLibcrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CZlib", path: "Shared/System/CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .target(name: "CFiles", path: "Shared/System/CFiles"),
         .target(name: "CCurl", path: "Shared/System/CCurl", linkerSettings: [.linkedLibrary("curl")]),
         .target(name: "CSpawn", path: "Shared/System/CSpawn"),
         .target(
@@ -68,7 +69,7 @@ let package = Package(
             swiftSettings: settings),
 
         // Plumbing: knows nothing of tensors or of preferences.
-        .target(name: "Artifacts", dependencies: ["CCurl", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
+        .target(name: "Artifacts", dependencies: ["CCurl", "CFiles", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
         .target(name: "Postgres", dependencies: ["CLibpq", "CSpawn", log], path: "Shared/Postgres", swiftSettings: settings),
         .target(
             name: "Migrations", dependencies: ["Postgres"], path: "migrations", resources: migrationFiles.map { .copy($0) },

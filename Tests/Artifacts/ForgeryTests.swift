@@ -142,31 +142,70 @@ struct ForgeryTests {
         }
     }
 
-    @Test("a folder that becomes a link while files are fetched from it never leads out")
-    func swappedFolder() async throws {
+    @Test("a folder or a file that becomes a link and back while it is opened never leads out", arguments: FileRoot.Way.allCases)
+    func swapped(way: FileRoot.Way) throws {
         try folder.write("outside/a", Array("secret".utf8))
-        try folder.write("root/real/a", Array("public".utf8))
-        let root = folder.path + "/root"
-        let swapper = Thread { [path = folder.path] in
-            while !StopFlag.shared.value {
-                symlink("\(path)/outside", "\(root)/next")
-                rename("\(root)/next", "\(root)/link")
-                mkdir("\(root)/next", 0o700)
-                unlink("\(root)/link")
-                rename("\(root)/next", "\(root)/link")
-                try? Data("public".utf8).write(to: URL(filePath: "\(root)/link/a"))
-                unlink("\(root)/link/a")
-                rmdir("\(root)/link")
+        try folder.write("root/slot/a", Array("public".utf8))
+        try folder.write("root/plain/a", Array("public".utf8))
+        let (root, outside) = (folder.path + "/root", folder.path + "/outside")
+        let (stop, ended) = (StopFlag(), DispatchSemaphore(value: 0))
+        Thread.detachNewThread {
+            while !stop.value {
+                // The folder on the way …
+                rename("\(root)/slot", "\(root)/aside")
+                symlink(outside, "\(root)/slot")
+                unlink("\(root)/slot")
+                rename("\(root)/aside", "\(root)/slot")
+                // … and, at once, the file at the end.
+                symlink("\(outside)/a", "\(root)/plain/link")
+                link("\(root)/plain/a", "\(root)/plain/kept")
+                rename("\(root)/plain/link", "\(root)/plain/a")
+                rename("\(root)/plain/kept", "\(root)/plain/a")
+            }
+            ended.signal()
+        }
+        defer {
+            stop.value = true
+            ended.wait()
+        }
+        var (read, refused) = (0, 0)
+        for count in 0... {
+            // Thousands of times, and until both were met: it shows nothing otherwise.
+            if count >= 6000 && read > 100 && refused > 100 { break }
+            guard count < 1_000_000 else { break }
+            let components = [count % 2 == 0 ? "slot" : "plain", "a"]
+            switch Result(catching: { try FileRoot.open(root: root, components: components, url: "file:///x", ways: [way]) }) {
+            case .success(let file):
+                var bytes = [UInt8](repeating: 0, count: 16)
+                let got = Foundation.read(file.descriptor, &bytes, 16)
+                close(file.descriptor)
+                #expect(file.bytes == 6 && got == 6 && bytes.starts(with: "public".utf8))
+                read += 1
+            case .failure(let error):
+                if case .forbidden? = error as? ArtifactError { refused += 1 }
             }
         }
-        swapper.start()
-        defer { StopFlag.shared.value = true }
-        for _ in 0..<3000 {
-            guard let (descriptor, _) = try? FileRoot.open(root: root, components: ["link", "a"], url: "file:///x") else { continue }
-            var bytes = [UInt8](repeating: 0, count: 16)
-            let count = read(descriptor, &bytes, 16)
+        #expect(read > 100 && refused > 100)
+    }
+
+    @Test("what is no plain name is no part of a path, by the kernel or by ourselves", arguments: FileRoot.Way.allCases)
+    func plainNames(way: FileRoot.Way) throws {
+        try folder.write("secret", [1])
+        try folder.write("root/a/b", [1, 2])
+        let root = folder.path + "/root"
+        func open(_ components: [String]) throws -> Int {
+            let (descriptor, size) = try FileRoot.open(root: root, components: components, url: "file:///x", ways: [way])
             close(descriptor)
-            #expect(!String(decoding: bytes.prefix(max(0, count)), as: UTF8.self).contains("secret"))
+            return size
+        }
+        #expect(try open(["a", "b"]) == 2)
+        for wrong in [["..", "secret"], ["a/b"], ["a", "../../secret"], [".", "a", "b"], ["a", "", "b"], ["a", "b\0c"]] {
+            #expect(throws: ArtifactError.forbidden(url: "file:///x", reason: "a part of its path is no plain name")) { try open(wrong) }
+        }
+        // Longer than one call of the kernel takes: it falls back, and finds nothing.
+        let long = [String](repeating: String(repeating: "x", count: 200), count: 30)
+        #expect(throws: ArtifactError.notFound(url: "file:///x", status: 404)) {
+            try FileRoot.open(root: root, components: long, url: "file:///x")
         }
     }
 }
@@ -180,7 +219,6 @@ private final class Records: Sendable {
 
 /// Ends the thread of one test.
 private final class StopFlag: Sendable {
-    static let shared = StopFlag()
     private let flag = Mutex(false)
     var value: Bool {
         get { flag.withLock { $0 } }
