@@ -42,17 +42,18 @@ public final class ArtifactStore: Sendable {
     /// - Parameter name: a path below the store, such as `runs/12/lora.safetensors`; by digest when `nil`. An artifact of the same name is
     ///   replaced, at once.
     public func put(_ bytes: [UInt8], name: String? = nil, mediaType: String = "application/octet-stream") async throws -> Artifact {
-        try await TransferThreads.shared.run(host: host) { [self] handle in
+        try await transfer { [self] handle, cancelled in
             let digest = SHA256.hexDigest(of: bytes)
             let url = try store(
-                UploadSource(bytes: bytes), digest: digest, name: name ?? "blobs/\(digest)", mediaType: mediaType, handle: handle)
+                UploadSource(bytes: bytes), digest: digest, name: name ?? "blobs/\(digest)", mediaType: mediaType, handle: handle,
+                cancelled: cancelled)
             return Artifact(url: url, sha256: digest, bytes: bytes.count, mediaType: mediaType)
         }
     }
 
     /// Stores a file's content.
     public func put(file path: String, name: String? = nil, mediaType: String = "application/octet-stream") async throws -> Artifact {
-        try await TransferThreads.shared.run(host: host) { [self] handle in
+        try await transfer { [self] handle, cancelled in
             let descriptor = open(path, O_RDONLY | O_CLOEXEC)
             guard descriptor >= 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
             defer { close(descriptor) }
@@ -60,7 +61,8 @@ public final class ArtifactStore: Sendable {
             let count = try hash.update(descriptor: descriptor, path: path)
             let digest = SHA256.hex(hash.finish())
             let source = UploadSource(descriptor: descriptor, count: count)
-            let url = try store(source, digest: digest, name: name ?? "blobs/\(digest)", mediaType: mediaType, handle: handle)
+            let url = try store(
+                source, digest: digest, name: name ?? "blobs/\(digest)", mediaType: mediaType, handle: handle, cancelled: cancelled)
             return Artifact(url: url, sha256: digest, bytes: count, mediaType: mediaType)
         }
     }
@@ -73,6 +75,23 @@ public final class ArtifactStore: Sendable {
                 url: url.shown, reason: "only what is in this store, and this store in a bucket, has presigned URLs")
         }
         return try await TransferThreads.shared.run { try client.presign(url, seconds: seconds, date: Date(), on: $0) }
+    }
+
+    /// Runs `body` on a transfer thread; it ends early when the task that waits is cancelled.
+    private func transfer<R: Sendable>(
+        _ body: @escaping @Sendable (TransferThreads.Handle, Cancellation) throws -> R
+    ) async throws -> R {
+        let cancelled = Cancellation()
+        return try await withTaskCancellationHandler {
+            do {
+                return try await TransferThreads.shared.run(host: host) { try body($0, cancelled) }
+            } catch {
+                try Task.checkCancellation()
+                throw error
+            }
+        } onCancel: {
+            cancelled.cancel()
+        }
     }
 
     /// Whose transfers these are, when they are counted.
@@ -91,7 +110,7 @@ public final class ArtifactStore: Sendable {
     }
 
     private func store(
-        _ source: UploadSource, digest: String, name: String, mediaType: String, handle: TransferThreads.Handle
+        _ source: UploadSource, digest: String, name: String, mediaType: String, handle: TransferThreads.Handle, cancelled: Cancellation
     ) throws -> String {
         let components = name.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
         for component in components where component.isEmpty || component.hasPrefix(".") || component.utf8.contains(where: { $0 < 0x20 }) {
@@ -100,18 +119,20 @@ public final class ArtifactStore: Sendable {
         let url = location + ArtifactPolicy.percentEncoded(name)
         switch place {
         case .folder(let folder):
-            try write(source, to: folder, components, addressed: name == "blobs/\(digest)", digest: digest)
+            try write(source, to: folder, components, addressed: name == "blobs/\(digest)", digest: digest, cancelled: cancelled)
         case .server:
-            try send(source, to: try ArtifactURL(url), digest: digest, mediaType: mediaType, handle: handle)
+            try send(source, to: try ArtifactURL(url), digest: digest, mediaType: mediaType, handle: handle, cancelled: cancelled)
         case .bucket(let client):
             try Self.check(mediaType: mediaType, url)
-            try S3Upload(client: client, object: try ArtifactURL(url), limits: limits, handle: handle)
+            try S3Upload(client: client, object: try ArtifactURL(url), limits: limits, handle: handle, cancelled: cancelled)
                 .store(source, digest: digest, mediaType: mediaType)
         }
         return url
     }
 
-    private func write(_ source: UploadSource, to folder: String, _ components: [String], addressed: Bool, digest: String) throws {
+    private func write(
+        _ source: UploadSource, to folder: String, _ components: [String], addressed: Bool, digest: String, cancelled: Cancellation
+    ) throws {
         let parent = ([folder] + components.dropLast()).joined(separator: "/")
         let path = parent + "/" + components.last!
         // Damaged content under its own digest is written again.
@@ -121,41 +142,25 @@ public final class ArtifactStore: Sendable {
         } catch {
             throw ArtifactError.storage(path: parent, reason: "the store's folder cannot be made: \(error.localizedDescription)")
         }
-        let temporary = "\(parent)/.\(components.last!.prefix(80)).\(getpid()).\(UInt64.random(in: 0...UInt64.max))"
-        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else { throw ArtifactError.storage(path: temporary, reason: systemReason()) }
-        var done = false
-        defer {
-            close(descriptor)
-            if !done { unlink(temporary) }
-        }
+        let directory = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard directory >= 0 else { throw ArtifactError.storage(path: parent, reason: systemReason()) }
+        let file = try NewFile(folder: directory, name: components.last!)
         try withUnsafeTemporaryAllocation(byteCount: 1 << 18, alignment: 64) { buffer in
-            var left = source.count
-            while left > 0 {
+            while file.count < source.count {
+                if let reason = cancelled.reason { throw ArtifactError.unreachable(url: path, reason: reason) }
                 let count = source.read(into: buffer)
-                guard count > 0, count <= left else { throw ArtifactError.storage(path: path, reason: "its source cannot be read") }
-                var rest = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count])
-                while !rest.isEmpty {
-                    let written = Foundation.write(descriptor, rest.baseAddress, rest.count)
-                    if written < 0 && errno == EINTR { continue }
-                    guard written > 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
-                    rest = UnsafeRawBufferPointer(rebasing: rest[written...])
+                guard count > 0, count <= source.count - file.count else {
+                    throw ArtifactError.storage(path: path, reason: "its source cannot be read")
                 }
-                left -= count
+                try file.append(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
             }
         }
-        guard fsync(descriptor) == 0, rename(temporary, path) == 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
-        done = true
-        // The name is safe only when its folder is.
-        let directory = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        if directory >= 0 {
-            fsync(directory)
-            close(directory)
-        }
+        try file.commit()
     }
 
     private func send(
-        _ source: UploadSource, to url: ArtifactURL, digest: String, mediaType: String, handle: TransferThreads.Handle
+        _ source: UploadSource, to url: ArtifactURL, digest: String, mediaType: String, handle: TransferThreads.Handle,
+        cancelled: Cancellation
     ) throws {
         try Self.check(mediaType: mediaType, url.shown)
         let headers = ["Content-Type: \(mediaType)", "Content-Digest: \(ContentDigest.field(digest))"]
@@ -163,7 +168,7 @@ public final class ArtifactStore: Sendable {
         for attempt in 1... {
             do {
                 _ = source.seek(to: 0)
-                let outcome = try HTTPTransfer(url: url, limits: limits, cancelled: Cancellation(), headers: headers).put(
+                let outcome = try HTTPTransfer(url: url, limits: limits, cancelled: cancelled, headers: headers).put(
                     on: handle, from: source)
                 switch outcome.status {
                 case 200..<300: return
@@ -172,10 +177,10 @@ public final class ArtifactStore: Sendable {
                 default: throw ArtifactError.rejected(url: url.shown, status: outcome.status)
                 }
             } catch let error as ArtifactError {
-                guard !error.isPermanent, attempt < limits.attempts else { throw error }
+                guard !error.isPermanent, attempt < limits.attempts, !cancelled.isCancelled else { throw error }
             }
             // This is one of our own threads, which may wait.
-            Thread.sleep(forTimeInterval: delay * Double.random(in: 0.5...1.5))
+            cancelled.wait(delay * Double.random(in: 0.5...1.5))
             delay *= 2
         }
     }

@@ -1,3 +1,4 @@
+import Foundation
 import Synchronization
 
 /// Ends a transfer: set by the task that waits or by a deadline, read by the threads that transfer.
@@ -22,6 +23,14 @@ final class Cancellation: Sendable {
         state.withLock {
             $0.deadline = start + .seconds(seconds)
             $0.seconds = seconds
+        }
+    }
+
+    /// Lets the calling thread wait for so many seconds, or until it is ended.
+    func wait(_ seconds: Double) {
+        let end = ContinuousClock.now + .seconds(seconds)
+        while !isCancelled, ContinuousClock.now < end {
+            Thread.sleep(forTimeInterval: min(0.05, max(0, (end - .now) / .milliseconds(1) / 1000)))
         }
     }
 

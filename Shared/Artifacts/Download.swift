@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import Synchronization
 
 /// One artifact's way from a server into the cache: attempts, resuming, several ranges at once, and the digest over the whole.
 struct Download: Sendable {
@@ -9,8 +10,31 @@ struct Download: Sendable {
     let limit: Int
     let cache: ArtifactCache
     let limits: TransferLimits
+    /// When the fetch was asked for.
     let start: ContinuousClock.Instant
     let cancelled: Cancellation
+    private let beginning = Beginning()
+
+    /// When a thread took it up.
+    private final class Beginning: Sendable {
+        private let instant = Mutex<ContinuousClock.Instant?>(nil)
+
+        /// The first call's time.
+        var first: ContinuousClock.Instant {
+            instant.withLock { instant in
+                if instant == nil { instant = .now }
+                return instant!
+            }
+        }
+    }
+
+    init(
+        url: ArtifactURL, s3: S3Client?, sha256: String?, limit: Int, cache: ArtifactCache, limits: TransferLimits,
+        start: ContinuousClock.Instant, cancelled: Cancellation
+    ) {
+        (self.url, self.s3, self.sha256, self.limit) = (url, s3, sha256, limit)
+        (self.cache, self.limits, self.start, self.cancelled) = (cache, limits, start, cancelled)
+    }
 
     /// A failure, and how long the server asked us to wait.
     private struct Failure: Error {
@@ -24,7 +48,8 @@ struct Download: Sendable {
     /// Answers the path in the cache, the digest and the size.
     func run(firstDelay: Double, logger: Logger) async throws -> (String, String, Int) {
         // Resuming needs a digest: without one, nothing tells whether the two halves belong together.
-        let name = sha256.map { "\($0.prefix(16))-\(SHA256.hexDigest(of: Array(url.requestText.utf8)).prefix(16))" }
+        // The query is left out: another presigned URL of the same object goes on with what the one before has brought.
+        let name = sha256.map { "\($0.prefix(16))-\(SHA256.hexDigest(of: Array(url.shown.utf8)).prefix(16))" }
         let partName = name ?? "plain-\(UInt64.random(in: 0...UInt64.max))"
         var delay = firstDelay
         var attempt = 1
@@ -48,6 +73,7 @@ struct Download: Sendable {
     }
 
     private func attempt(_ partName: String, on handle: TransferThreads.Handle) throws -> (String, String, Int) {
+        allow(limit)
         do {
             let part = try PartFile(
                 folder: cache.parts, name: partName, url: url, limit: limit, resume: sha256 != nil,
@@ -121,8 +147,11 @@ struct Download: Sendable {
         try helpers?.finish(on: handle)
     }
 
-    /// The size is known, and so the deadline.
-    private func allow(_ bytes: Int) { cancelled.end(after: limits.deadline(bytes: bytes), since: start) }
+    /// The size is known, and so the deadline. One that follows from the size counts from when a thread took the artifact up: what waited behind
+    /// many others is not slow. One that the operator set counts from when it was asked for.
+    private func allow(_ bytes: Int) {
+        cancelled.end(after: limits.deadline(bytes: bytes), since: limits.totalSeconds == nil ? beginning.first : start)
+    }
 
     private func crew(_ segments: SegmentedFile) -> TransferCrew {
         let crew = TransferCrew(
@@ -159,7 +188,7 @@ struct Download: Sendable {
                 }
             }
             // This is one of our own threads, which may wait.
-            Thread.sleep(forTimeInterval: 0.1 * Double(1 << attempt) * Double.random(in: 0.5...1.5))
+            cancelled.wait(0.1 * Double(1 << attempt) * Double.random(in: 0.5...1.5))
         }
     }
 

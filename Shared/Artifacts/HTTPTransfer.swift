@@ -9,8 +9,12 @@ struct TransferLimits: Sendable {
     var slowBytesPerSecond = 1024
     /// … for this long, and the transfer is given up.
     var slowSeconds = 20
-    /// The longest that a transfer may take, with all its attempts; by its size when `nil`.
+    /// The longest that a transfer may take, with all its attempts; by its size when `nil`: …
     var totalSeconds: Int?
+    /// … so many seconds, …
+    var baseSeconds = 60
+    /// … and a second for so many bytes.
+    var bytesPerSecond = 1 << 18
     /// How many attempts a transfer has.
     var attempts = 4
     /// Downloads of at least so many bytes come in several ranges at once …
@@ -22,8 +26,8 @@ struct TransferLimits: Sendable {
     /// Addresses that stand for the name service's answers, `NAME:PORT:ADDRESS`; only tests have reason to.
     var addresses: (@Sendable () -> [String])?
 
-    /// The longest that so many bytes may take: a minute, and 256 KiB a second.
-    func deadline(bytes: Int) -> Int { totalSeconds ?? 60 + bytes >> 18 }
+    /// The longest that so many bytes may take.
+    func deadline(bytes: Int) -> Int { totalSeconds ?? baseSeconds + bytes / bytesPerSecond }
 }
 
 /// One HTTP request by libcurl: redirects off, HTTP and HTTPS only, no proxy, no content encoding, addresses checked as they are connected to.

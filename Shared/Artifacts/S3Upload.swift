@@ -8,6 +8,7 @@ struct S3Upload {
     let object: ArtifactURL
     let limits: TransferLimits
     let handle: TransferThreads.Handle
+    let cancelled: Cancellation
     /// The first pause before another attempt, in seconds.
     var firstDelay = 0.25
 
@@ -28,9 +29,21 @@ struct S3Upload {
             let tags = try sendParts(of: source, upload: name)
             try complete(upload: name, tags: tags, digest: digest, count: source.count)
         } catch {
-            // The first error is the one to tell. 404: there is nothing to delete any more.
-            _ = try? request("DELETE", query: "uploadId=\(name)", accepting: [404])
+            abort(upload: name)
+            // This one is to be told, whatever became of the parts.
             throw error
+        }
+    }
+
+    /// Deletes the parts, of an upload that was cancelled as well. A part that the service had not finished when it was told so may stay: it is
+    /// asked, and told again.
+    private func abort(upload: String) {
+        let last = S3Upload(client: client, object: object, limits: limits, handle: handle, cancelled: Cancellation())
+        for _ in 0..<3 {
+            // 404: there is nothing to delete any more.
+            _ = try? last.request("DELETE", query: "uploadId=\(upload)", accepting: [404])
+            guard let left = try? last.request("GET", query: "uploadId=\(upload)", into: SmallBody(url: object.shown)), left.status == 200
+            else { return }
         }
     }
 
@@ -41,7 +54,7 @@ struct S3Upload {
         let (next, tags) = (Counter(), Tags(count))
         let (client, object, limits) = (client, object, limits)
         let crew = TransferCrew(
-            cancelled: Cancellation(),
+            cancelled: cancelled,
             next: {
                 let index = next.value.withLock { value in
                     defer { value += 1 }
@@ -49,10 +62,10 @@ struct S3Upload {
                 }
                 return index < count ? index : nil
             },
-            body: { (index, handle, _) throws(ArtifactError) in
+            body: { (index, handle, cancelled) throws(ArtifactError) in
                 let part = source.slice(from: index * size, count: min(size, source.count - index * size))
                 guard let digest = part.digest() else { throw .storage(path: object.shown, reason: "what should be stored cannot be read") }
-                let outcome = try S3Upload(client: client, object: object, limits: limits, handle: handle)
+                let outcome = try S3Upload(client: client, object: object, limits: limits, handle: handle, cancelled: cancelled)
                     .request("PUT", query: "partNumber=\(index + 1)&uploadId=\(upload)", body: part, digest: digest)
                 guard let tag = outcome.entityTag else {
                     throw .service(
@@ -110,7 +123,7 @@ struct S3Upload {
                 answer?.clear()
                 let outcome = try client.send(
                     method, object, query: query, headers: headers, body: body, bodyDigest: digest, into: answer, accepting: accepting,
-                    limits: limits, cancelled: Cancellation(), on: handle)
+                    limits: limits, cancelled: cancelled, on: handle)
                 let said = S3ErrorAnswer(answer?.bytes ?? [])
                 guard !said.isError else {
                     // A success that turned out to be none, after the status had been sent.
@@ -119,10 +132,10 @@ struct S3Upload {
                 }
                 return outcome
             } catch {
-                guard !error.isPermanent, attempt < limits.attempts else { throw error }
+                guard !error.isPermanent, attempt < limits.attempts, !cancelled.isCancelled else { throw error }
             }
             // This is one of our own threads, which may wait.
-            Thread.sleep(forTimeInterval: delay * Double.random(in: 0.5...1.5))
+            cancelled.wait(delay * Double.random(in: 0.5...1.5))
             delay *= 2
             attempt += 1
         }

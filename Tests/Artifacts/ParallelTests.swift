@@ -168,6 +168,30 @@ struct ParallelTests {
         #expect(TransferLimits().deadline(bytes: 1 << 30) == 60 + 4096)
     }
 
+    @Test("what waited behind others has all the time that its size allows", .timeLimit(.minutes(1)))
+    func waitingIsNotSlow() async throws {
+        // Six transfers of a host at once: the seventh waits for two seconds, and has one.
+        let server = try ScriptedServer { request, _ in
+            [.pause(request.path.hasPrefix("/slow") ? 2 : 0)] + .answer("200 OK", Array(request.path.utf8))
+        }
+        var limits = limits
+        limits.baseSeconds = 1
+        let (slow, quick) = (try fetcher(server.url), try fetcher(server.url, limits))
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for index in 0..<6 { group.addTask { _ = try await slow.fetch("\(server.url)/slow\(index)") } }
+            try await until { server.requests.count == 6 }
+            let start = ContinuousClock.now
+            _ = try await quick.fetch(server.url + "/quick")
+            #expect(ContinuousClock.now - start > .seconds(1))
+            try await group.waitForAll()
+        }
+        // What the operator set is for all of it, the waiting included.
+        limits.totalSeconds = 0
+        let none = try fetcher(server.url, limits)
+        let error = try await #require(throws: ArtifactError.self) { try await none.fetch(server.url + "/quick") }
+        #expect("\(error)".contains("longer than the 0 seconds"))
+    }
+
     private func completeSegments() -> Int {
         guard let name = folder.names("cache/parts").first(where: { $0.hasSuffix(".segments") }) else { return 0 }
         return max(0, content("\(folder.path)/cache/parts/\(name)").count { $0 == UInt8(ascii: "\n") } - 1)

@@ -75,6 +75,40 @@ struct S3CredentialTests {
         #expect(server.requests.count == 6)
     }
 
+    @Test("an instance service of the first version, which forged requests reach, is told nothing and believed nothing")
+    func firstVersion() async throws {
+        let server = try ScriptedServer { request, _ in
+            request.method == "PUT" ? .answer("405 Method Not Allowed") : .answer("200 OK", Self.answer)
+        }
+        let error = try await #require(throws: ArtifactError.self) { try await find(["AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url]) }
+        #expect(error == .rejected(url: server.url + "/latest/api/token", status: 405))
+        #expect(server.requests.map(\.method) == ["PUT"])
+        // Where there is no such service there are no credentials, which is said.
+        let closed = try ClosedPort()
+        let none = try await #require(throws: ArtifactError.self) {
+            try await find(["AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:\(closed.port)"])
+        }
+        #expect("\(none)".contains("no S3 credentials were found"))
+    }
+
+    @Test("credentials that end within five minutes are asked for again before each request, others are not")
+    func ending() async throws {
+        let server = try ScriptedServer { request, number in
+            if request.method == "PUT" { return .answer("200 OK", Array("secret".utf8)) }
+            if request.path.hasSuffix("/") { return .answer("200 OK", Array("role".utf8)) }
+            let end = Date(timeIntervalSinceNow: number <= 3 ? 200 : 3600).formatted(.iso8601)
+            return .answer(
+                "200 OK", Array(#"{"AccessKeyId":"A\#(number)","SecretAccessKey":"B","Token":"C","Expiration":"\#(end)"}"#.utf8))
+        }
+        let provider = S3CredentialProvider(
+            configuration: S3Configuration(environment: ["AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url]))
+        var keys: [String] = []
+        for _ in 0..<4 {
+            keys.append(try await TransferThreads.shared.run { try provider.credentials(for: "s3://bucket/a", on: $0).accessKey })
+        }
+        #expect(keys == ["A3", "A6", "A6", "A6"])
+    }
+
     @Test("the container service is asked with its token, and only where it may be")
     func container() async throws {
         let server = try ScriptedServer { request, _ in

@@ -41,6 +41,44 @@ struct S3ProtocolTests {
         }
     }
 
+    @Test("presigned URLs of any key, region, token and time are botocore's")
+    func presignedLikeBotocore() async throws {
+        struct Case: Codable {
+            var url: String
+            var region: String
+            var token: String?
+            var seconds: Int
+            var time: Int
+        }
+        var random = SystemRandomNumberGenerator()
+        func text(_ characters: String, _ length: ClosedRange<Int>) -> String {
+            String((0..<Int.random(in: length, using: &random)).map { _ in characters.randomElement(using: &random)! })
+        }
+        let cases = try (0..<300).map { _ in
+            let key = text("abcXYZ019 -._~!$&'()*+,;=:@äß漢🙂%/", 1...40).replacing("/", with: "/k")
+            let location = try S3Configuration(environment: [
+                "AWS_ENDPOINT_URL": Bool.random() ? "http://minio:9000" : "https://s3.example.com"
+            ])
+            .location(of: ArtifactURL("s3://bucket/k" + ArtifactPolicy.percentEncoded(key)))
+            return Case(
+                url: location.requestText, region: ["us-east-1", "eu-central-1", "auto"].randomElement()!,
+                token: Bool.random() ? text("abcXYZ/+=", 10...200) : nil, seconds: Int.random(in: 1...604_800),
+                time: Int.random(in: 0...4_000_000_000))
+        }
+        let presigned = try JSONDecoder().decode(
+            [String].self, from: try await S3TestServer.run("presign.py", input: JSONEncoder().encode(cases)))
+        #expect(presigned.count == cases.count)
+        for (one, theirs) in zip(cases, presigned) {
+            let credentials = S3Credentials(
+                accessKey: "AKIAIOSFODNN7EXAMPLE", secretKey: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token: one.token)
+            let ours = S3Signer.presign(
+                try ArtifactURL(one.url), credentials: credentials, region: one.region, date: Date(timeIntervalSince1970: Double(one.time)),
+                seconds: one.seconds)
+            func pieces(_ url: String) -> [String] { url.split(whereSeparator: { $0 == "?" || $0 == "&" }).map(String.init).sorted() }
+            #expect(pieces(ours) == pieces(theirs), "\(one)")
+        }
+    }
+
     // moto cannot check presigned URLs: with authentication on it answers them with status 500.
     @Test("a presigned URL is fetched without credentials, and lasts a week at most")
     func presignedFetch() async throws {
@@ -127,7 +165,45 @@ struct S3ProtocolTests {
             Issue.record("\(String(describing: error))")
             return
         }
-        #expect(failed.last?.method == "DELETE")
+        // Its parts are deleted, and the service is asked whether any are left.
+        #expect(failed.map(\.method).suffix(2) == ["DELETE", "GET"])
+    }
+
+    @Test("parts that a deletion left, because they were still on their way, are deleted by another")
+    func stubbornParts() async throws {
+        let server = try ScriptedServer { request, number in
+            switch (request.method, request.path) {
+            case ("POST", "/bucket/x?uploads="): .answer("200 OK", Array("<R><UploadId>u</UploadId></R>".utf8))
+            case ("PUT", _): .answer("403 Forbidden", Array("<Error><Code>AccessDenied</Code></Error>".utf8))
+            case ("GET", _) where number < 6: .answer("200 OK", Array("<ListPartsResult/>".utf8))
+            case ("GET", _): .answer("404 Not Found", Array("<Error><Code>NoSuchUpload</Code></Error>".utf8))
+            default: .answer("204 No Content")
+            }
+        }
+        var s3 = configuration(server)
+        (s3.multipartThreshold, s3.partBytes) = (100_000, 300_000)
+        let store = try ArtifactStore(location: "s3://bucket/", s3: s3)
+        await #expect(throws: ArtifactError.self) { try await store.put(body, name: "x") }
+        #expect(server.requests.map(\.method) == ["POST", "PUT", "DELETE", "GET", "DELETE", "GET"])
+    }
+
+    @Test("credentials that ended are replaced, and the request is made again")
+    func expiredToken() async throws {
+        let service = try ScriptedServer { request, number in
+            if request.method == "PUT" { return .answer("200 OK", Array("secret".utf8)) }
+            if request.path.hasSuffix("/") { return .answer("200 OK", Array("role".utf8)) }
+            return .answer(
+                "200 OK",
+                Array(
+                    #"{"AccessKeyId":"A\#(number)","SecretAccessKey":"B","Token":"C\#(number)","Expiration":"2099-01-01T00:00:00Z"}"#.utf8))
+        }
+        let server = try ScriptedServer { [body] request, _ in
+            request.headers["x-amz-security-token"] == "C6" && request.headers["authorization"]?.contains("Credential=A6/") == true
+                ? .answer("200 OK", body) : .answer("400 Bad Request", Array("<Error><Code>ExpiredToken</Code></Error>".utf8))
+        }
+        let s3 = S3Configuration(environment: ["AWS_ENDPOINT_URL": server.url, "AWS_EC2_METADATA_SERVICE_ENDPOINT": service.url])
+        _ = try await fetcher(s3).fetch("s3://bucket/a", sha256: digest)
+        #expect(server.requests.count == 2 && service.requests.count == 6)
     }
 
     @Test("another region is said, from a redirect and from a refusal")

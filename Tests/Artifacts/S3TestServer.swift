@@ -37,14 +37,8 @@ final class S3TestServer: Sendable {
     private let input: Pipe
 
     private init() throws {
-        let process = Process()
-        let support = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appending(path: "Support")
-        process.executableURL = support.appending(path: "S3Server/serve")
-        input = Pipe()
-        let output = Pipe()
-        process.standardInput = input
-        process.standardOutput = output
-        try process.run()
+        let output: Pipe
+        (input, output) = try Self.start([])
         var line = Data()
         while line.last != UInt8(ascii: "\n") {
             let more = output.fileHandleForReading.availableData
@@ -54,6 +48,35 @@ final class S3TestServer: Sendable {
         let description = try JSONDecoder().decode(Description.self, from: line)
         url = "http://127.0.0.1:\(description.port)"
         (user, stranger, session) = (description.user, description.stranger, description.session)
+    }
+
+    /// Runs one of the scripts beside the server's, in its environment, and answers what it prints.
+    static func run(_ script: String, input: Data) async throws -> Data {
+        // Whoever comes first installs the packages.
+        _ = try await started.value
+        return try await withCheckedThrowingContinuation { continuation in
+            Thread.detachNewThread {
+                continuation.resume(
+                    with: Result {
+                        let (pipe, output) = try start([script])
+                        try pipe.fileHandleForWriting.write(contentsOf: input)
+                        try pipe.fileHandleForWriting.close()
+                        return try output.fileHandleForReading.readToEnd() ?? Data()
+                    })
+            }
+        }
+    }
+
+    private static func start(_ arguments: [String]) throws -> (input: Pipe, output: Pipe) {
+        let process = Process()
+        let support = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appending(path: "Support")
+        process.executableURL = support.appending(path: "S3Server/serve")
+        process.arguments = arguments
+        let (input, output) = (Pipe(), Pipe())
+        process.standardInput = input
+        process.standardOutput = output
+        try process.run()
+        return (input, output)
     }
 
     struct Failure: Error, CustomStringConvertible {

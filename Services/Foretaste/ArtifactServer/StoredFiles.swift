@@ -45,18 +45,14 @@ struct FileStatus: Sendable, Equatable {
     }
 }
 
-/// A body on its way in: a temporary file beside its destination, renamed when it is whole. One request uses it, a step at a time.
+/// A body on its way in: a file that gets its name when it is whole. One request uses it, a step at a time.
 final class IncomingFile: @unchecked Sendable {  // a request's steps follow one another; nothing else holds it
-    private(set) var count = 0
     private var hash = SHA256()
     private var known: String?
-    private let folder: Int32
-    private let descriptor: Int32
-    private let name: String
-    private let temporary: String
-    private var committed = false
+    private let file: NewFile
 
-    var status: FileStatus { FileStatus(descriptor) }
+    var count: Int { file.count }
+    var status: FileStatus { FileStatus(file.descriptor) }
 
     init(root: String, components: [String]) throws {
         var folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -69,35 +65,13 @@ final class IncomingFile: @unchecked Sendable {  // a request's steps follow one
             guard next >= 0 else { throw ArtifactError.storage(path: component, reason: String(cString: strerror(code))) }
             folder = next
         }
-        name = components.last ?? ""
-        temporary = ".\(name.prefix(80)).\(getpid()).\(UInt64.random(in: 0...UInt64.max))"
-        let descriptor = openat(folder, temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o644)
-        guard descriptor >= 0 else {
-            let code = errno
-            close(folder)
-            throw ArtifactError.storage(path: name, reason: String(cString: strerror(code)))
-        }
-        self.folder = folder
-        self.descriptor = descriptor
-    }
-
-    deinit {
-        if !committed { unlinkat(folder, temporary, 0) }
-        close(descriptor)
-        close(folder)
+        file = try NewFile(folder: folder, name: components.last ?? "")
     }
 
     func append(_ buffer: ByteBuffer) throws {
         try buffer.withUnsafeReadableBytes { bytes in
             hash.update(bytes)
-            var rest = bytes
-            while !rest.isEmpty {
-                let written = write(descriptor, rest.baseAddress, rest.count)
-                if written < 0 && errno == EINTR { continue }
-                guard written > 0 else { throw ArtifactError.storage(path: name, reason: String(cString: strerror(errno))) }
-                rest = UnsafeRawBufferPointer(rebasing: rest[written...])
-            }
-            count += bytes.count
+            try file.append(bytes)
         }
     }
 
@@ -110,14 +84,7 @@ final class IncomingFile: @unchecked Sendable {  // a request's steps follow one
     }
 
     /// Puts the file in its place; answers whether one was there.
-    func commit() throws -> Bool {
-        let existed = faccessat(folder, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0
-        guard fsync(descriptor) == 0, renameat(folder, temporary, folder, name) == 0 else {
-            throw ArtifactError.storage(path: name, reason: String(cString: strerror(errno)))
-        }
-        committed = true
-        return existed
-    }
+    func commit() throws -> Bool { try file.commit() }
 }
 
 /// The digests of files that came through this server, as long as the files stay as they were.
