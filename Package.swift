@@ -69,7 +69,8 @@ let package = Package(
             swiftSettings: settings),
 
         // Plumbing: knows nothing of tensors or of preferences.
-        .target(name: "Artifacts", dependencies: ["CCurl", "CFiles", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
+        .target(
+            name: "Artifacts", dependencies: ["CCurl", "CFiles", "CLibcrypto", log], path: "Shared/Artifacts", swiftSettings: settings),
         .target(name: "Postgres", dependencies: ["CLibpq", "CSpawn", log], path: "Shared/Postgres", swiftSettings: settings),
         .target(
             name: "Migrations", dependencies: ["Postgres"], path: "migrations", resources: migrationFiles.map { .copy($0) },
@@ -87,6 +88,11 @@ let package = Package(
             name: "Preferences", dependencies: ["CLibcrypto", "Postgres", "JobQueue", log], path: "Shared/Preferences",
             swiftSettings: settings),
 
+        // What the services have in common where plumbing and domain meet.
+        .target(
+            name: "ServiceWiring", dependencies: ["Artifacts", "Postgres", "JobQueue", "Preferences", "ServiceKit", log],
+            path: "Shared/ServiceWiring", swiftSettings: settings),
+
         // Services: thin; they join the three.
         .target(
             name: "ArtifactServer", dependencies: ["Artifacts", "ServiceKit", hummingbird, log], path: "Services/Foretaste/ArtifactServer",
@@ -95,37 +101,40 @@ let package = Package(
             name: "Ingest",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Artifacts", "Postgres", "Migrations", "JobQueue", "Preferences", "ServiceKit",
-                "Access", hummingbird, log, lifecycle,
+                "ServiceWiring", "Access", hummingbird, log, lifecycle,
             ], path: "Services/Ingest", swiftSettings: settings),
         .executableTarget(
             name: "RewardTrainer",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
-                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+                "Preferences", "ServiceKit", "ServiceWiring", hummingbird, log, lifecycle,
             ], path: "Services/RewardTrainer", swiftSettings: settings),
         .executableTarget(
             name: "LatentScorer",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
-                "Preferences", "ServiceKit", "Access", hummingbird, log, lifecycle,
+                "Preferences", "ServiceKit", "ServiceWiring", "Access", hummingbird, log, lifecycle,
             ], path: "Services/LatentScorer", swiftSettings: settings),
         .executableTarget(
             name: "GeneratorTuner",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "Artifacts", "Postgres", "JobQueue",
-                "Preferences", "ServiceKit", hummingbird, log, lifecycle,
+                "Preferences", "ServiceKit", "ServiceWiring", hummingbird, log, lifecycle,
             ], path: "Services/GeneratorTuner", swiftSettings: settings),
         .executableTarget(
             name: "Foretaste",
             dependencies: [
                 "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Alignment", "DemoWorld", "Artifacts", "Postgres",
-                "Migrations", "JobQueue", "Preferences", "ServiceKit", "Access", "ArtifactServer", "CCurl", arguments, log,
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "ServiceWiring", "Access", "ArtifactServer", "CCurl", arguments, log,
             ], path: "Services/Foretaste", exclude: ["ArtifactServer"], swiftSettings: settings),
 
         // Tests: a folder a module. What they need beside it stands in Support.
         .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
         .target(name: "NetworkTesting", path: "Tests/Support/NetworkTesting", swiftSettings: settings),
         .target(name: "CClockShift", path: "Tests/Support/CClockShift"),
+        .executableTarget(
+            name: "ArtifactTestFetcher", dependencies: ["Artifacts", log], path: "Tests/Support/ArtifactTestFetcher",
+            swiftSettings: settings),
         .executableTarget(
             name: "JobQueueTestWorker", dependencies: ["CClockShift", "JobQueue", "Postgres", log],
             path: "Tests/Support/JobQueueTestWorker",
@@ -177,7 +186,9 @@ let package = Package(
         .testTarget(
             name: "ChaosTests", dependencies: ["ChaosHarness", "JobQueueTestWorker"], path: "Tests/Chaos/Tests", swiftSettings: settings),
         .testTarget(
-            name: "ArtifactsTests", dependencies: ["Artifacts", "NetworkTesting", log], path: "Tests/Artifacts", swiftSettings: settings),
+            name: "ArtifactsTests", dependencies: ["Artifacts", "ArtifactTestFetcher", "NetworkTesting", "Postgres", log],
+            path: "Tests/Artifacts",
+            swiftSettings: settings),
         .testTarget(
             name: "AccessTests", dependencies: ["PostgresTesting", "Access", "ServiceKit", "Postgres", "Migrations", hummingbird, log],
             path: "Tests/Access", swiftSettings: settings),

@@ -6,6 +6,7 @@ import Foundation
 import JobQueue
 import Preferences
 import Safetensors
+import ServiceWiring
 import Tensors
 
 /// The `generate` job: prompts to latents, each candidate a file of its own in the store, with Best-of-N where a reward is named.
@@ -50,7 +51,7 @@ struct GenerateJob {
     func run() async throws -> JobResult {
         do {
             let result = try await generate()
-            await inputs.recordFetches()
+            await inputs.fetches.write()
             return result
         } catch let error as JobSettingsError {
             throw JobError.permanent(error.description)
@@ -72,10 +73,12 @@ struct GenerateJob {
         let guidance = Float(try settings.double("guidance", default: 1, in: 0...100))
         let seed = UInt64(try settings.integer("seed", default: 0, in: 0...Int(Int32.max)))
         let (version, folder) = try await inputs.folder(try settings.string("generator"), .generator, what: "setting generator")
-        let model = try WanTransformer3DModel.load(directory: folder)
+        defer { folder.release() }
+        let model = try WanTransformer3DModel.load(directory: folder.path)
         if let adapter = try settings.optionalString("adapter") {
             let (_, adapterFolder) = try await inputs.folder(adapter, .adapter, what: "setting adapter")
-            try model.attachLoRA(LoRAFile.load(adapterFolder + "/" + LoRAFile.name), trainable: false)
+            defer { adapterFolder.release() }
+            try model.attachLoRA(LoRAFile.load(adapterFolder.path + "/" + LoRAFile.name), trainable: false)
         }
         let path = try await inputs.file(
             try settings.string("prompts"), sha256: try settings.optionalString("prompts_sha256"), what: "setting prompts")

@@ -1,4 +1,5 @@
 import Alignment
+import Artifacts
 import Backbones
 import JobQueue
 import Preferences
@@ -18,11 +19,13 @@ struct Judges {
     /// - Throws: a permanent ``JobError`` when the head is not whole, or was trained on another backbone than the registry holds.
     func maker(_ reference: String) async throws -> Judge {
         let (version, folder) = try await inputs.folder(reference, .reward, what: "setting reward")
+        defer { folder.release() }
         do {
-            let head = try RewardFolder(directory: folder)
+            let head = try RewardFolder(directory: folder.path)
             let trunk = try await inputs.folder(head.configuration.backbone, .generator, what: "\(version.reference)'s backbone")
+            defer { trunk.folder.release() }
             let weights = try RewardWeights(
-                folder: head, trunk: WanTransformer3DModel.load(directory: trunk.folder), name: trunk.version.reference)
+                folder: head, trunk: WanTransformer3DModel.load(directory: trunk.folder.path), name: trunk.version.reference)
             return Judge(version: version, maker: { RewardModel(weights) }, configuration: head.configuration)
         } catch let error as RewardError {
             throw JobError.permanent("\(version.reference): \(error.description)")

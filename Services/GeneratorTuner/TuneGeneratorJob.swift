@@ -6,6 +6,7 @@ import JobQueue
 import Logging
 import Preferences
 import Safetensors
+import ServiceWiring
 import Tensors
 
 /// The `tune_generator` job: a champion reward and a generator in, a LoRA out.
@@ -48,7 +49,7 @@ struct TuneGeneratorJob {
     func run() async throws -> JobResult {
         do {
             let result = try await tune()
-            await inputs.recordFetches()
+            await inputs.fetches.write()
             return result
         } catch let error as JobSettingsError {
             throw JobError.permanent(error.description)
@@ -69,13 +70,14 @@ struct TuneGeneratorJob {
         let configuration = try configuration(settings)
         let every = try settings.integer("checkpoint_every", default: 20, in: 1...100_000)
         let generator = try await inputs.folder(try settings.string("generator"), .generator, what: "setting generator")
+        defer { generator.folder.release() }
         let judge = try await Judges(inputs: inputs).maker(try settings.string("reward"))
         let (snapshot, data) = try await data(of: judge.version)
         let usesReward = configuration.method != .sft
 
         let checkpoint = try await checkpoint()
         var waypoints = checkpoint?.waypoints ?? []
-        let weights = try WanTransformer3DModel.load(directory: generator.folder).weights
+        let weights = try WanTransformer3DModel.load(directory: generator.folder.path).weights
         let session = try await NumericThreads.run {
             try TuningSession(
                 generator: weights, data: data, judge: usesReward ? judge.maker : nil, configuration: configuration,

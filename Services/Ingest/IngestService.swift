@@ -1,11 +1,11 @@
 import Access
-import Artifacts
 import HTTPTypes
 import JobQueue
 import Logging
 import Postgres
 import Preferences
 import ServiceKit
+import ServiceWiring
 
 /// Ingest put together: the HTTP side, the verification worker, and the search for verifications that got lost.
 enum IngestService {
@@ -16,23 +16,18 @@ enum IngestService {
 
     static func application(_ service: ServiceConfiguration, _ logger: Logger) async throws -> ServiceApplication {
         let configuration = try IngestConfiguration(service.environment)
-        let client = PostgresClient(
-            configuration: PostgresConfiguration(url: try service.requireDatabaseURL()), maximumConnections: 8, applicationName: name,
-            logger: logger)
+        let client = try service.databaseClient(maximumConnections: 8, logger: logger)
         let store = PreferenceStore(client: client)
         let verifier = PairVerifier(
-            fetcher: try fetcher(service, logger), registry: ModelRegistry(client: client), artifactLimit: configuration.artifactLimit,
+            fetcher: try service.artifactFetcher(logger: logger), registry: ModelRegistry(client: client),
+            artifactLimit: configuration.artifactLimit,
             logger: logger)
         let job = VerificationJob(
             store: store, verifier: verifier, fetchLog: ArtifactFetchLog(client: client), configuration: configuration, logger: logger)
         let worker = JobWorker(client: client, service: name, handlers: [job.handler], version: BuildInformation.version, logger: logger)
 
         var application = ServiceApplication(configuration: service, logger: logger)
-        application.addReadinessCheck("database") {
-            guard try await client.query("select to_regclass('preferences.pair') is not null as ready")[0]["ready"].bool else {
-                throw ConfigurationError(variable: "DATABASE_URL", problem: "names a database without our tables; run `foretaste migrate`")
-            }
-        }
+        application.requireTable("preferences.pair", client: client)
         let dimensions = DimensionRegistry(client: client)
         let reader = LabelReader(registry: dimensions)
         application.addRoutes {
@@ -63,19 +58,5 @@ enum IngestService {
             }
         }
         return application
-    }
-
-    /// Fetches what the operator allowed, and what this system stored itself.
-    static func fetcher(_ service: ServiceConfiguration, _ logger: Logger) throws -> ArtifactFetcher {
-        do {
-            return try ArtifactFetcher(
-                allow: service.artifactsAllow + [service.artifactsStore].filter { !$0.hasPrefix("file:") },
-                fileRoots: service.artifactsFileRoots,
-                cache: service.artifactsCache, cacheLimit: service.artifactsCacheLimit, maximumBytes: service.artifactsMaximumBytes,
-                deadlineSeconds: service.artifactsDeadlineSeconds,
-                s3: S3Configuration(environment: service.environment.variables), logger: logger)
-        } catch let error as ArtifactError {
-            throw ConfigurationError(variable: "FORETASTE_ARTIFACTS_ALLOW", problem: "cannot be used: \(error)")
-        }
     }
 }

@@ -32,7 +32,6 @@ actor RewardModels {
 
     private let registry: ModelRegistry
     private let fetcher: ArtifactFetcher
-    private let folders: String
     private let limit: Int
     private let logger: Logger
     private var resolved: [Wish: (version: ModelVersion, at: ContinuousClock.Instant)] = [:]
@@ -40,10 +39,9 @@ actor RewardModels {
     /// References in the order of their last use, the newest last.
     private var used: [String] = []
 
-    init(registry: ModelRegistry, fetcher: ArtifactFetcher, folders: String, limit: Int, logger: Logger) {
+    init(registry: ModelRegistry, fetcher: ArtifactFetcher, limit: Int, logger: Logger) {
         self.registry = registry
         self.fetcher = fetcher
-        self.folders = folders
         self.limit = limit
         self.logger = logger
     }
@@ -122,13 +120,14 @@ actor RewardModels {
     private func load(_ version: ModelVersion) async throws -> Loaded {
         let began = ContinuousClock.now
         do {
-            let headFolder = try await ModelFolder.fetch(version.model.url, sha256: version.model.sha256, with: fetcher, folders: folders)
-            let folder = try await NumericThreads.run { try RewardFolder(directory: headFolder) }
+            let headFolder = try await ModelFolder.fetch(version.model.url, sha256: version.model.sha256, with: fetcher)
+            defer { headFolder.release() }
+            let folder = try await NumericThreads.run { try RewardFolder(directory: headFolder.path) }
             let backbone = try await registry.resolve(folder.configuration.backbone, kind: .generator)
-            let trunkFolder = try await ModelFolder.fetch(
-                backbone.model.url, sha256: backbone.model.sha256, with: fetcher, folders: folders)
+            let trunkFolder = try await ModelFolder.fetch(backbone.model.url, sha256: backbone.model.sha256, with: fetcher)
+            defer { trunkFolder.release() }
             let loaded = try await NumericThreads.run {
-                let trunk = try WanTransformer3DModel.load(directory: trunkFolder)
+                let trunk = try WanTransformer3DModel.load(directory: trunkFolder.path)
                 return Loaded(
                     version: version, configuration: folder.configuration,
                     weights: try RewardWeights(folder: folder, trunk: trunk, name: backbone.reference),

@@ -1,3 +1,4 @@
+import Artifacts
 import Backbones
 import Foundation
 import JobQueue
@@ -22,9 +23,11 @@ struct EvaluateRewardJob {
         try settings.refuseUnknown(Self.known)
         let version = try await inputs.registry.resolve(try settings.string("reward"), kind: .reward)
         let headFolder = try await inputs.folder(of: version)
-        let folder = try await NumericThreads.run { try RewardFolder(directory: headFolder) }
+        defer { headFolder.release() }
+        let folder = try await NumericThreads.run { try RewardFolder(directory: headFolder.path) }
         let backbone = try await inputs.registry.resolve(folder.configuration.backbone, kind: .generator)
         let backboneFolder = try await inputs.folder(of: backbone)
+        defer { backboneFolder.release() }
         let heldOut = try settings.double("held_out", default: 0.25, in: 0.01...0.9)
         let seed = UInt64(try settings.integer("seed", default: 0, in: 0...Int(Int32.max)))
         let snapshot = try await Snapshot.freeze(
@@ -32,13 +35,13 @@ struct EvaluateRewardJob {
             heldOut: heldOut,
             jobID: context.id, client: inputs.client)
         let context = context
-        let configuration = try WanConfiguration(contentsOf: "\(backboneFolder)/config.json")
+        let configuration = try WanConfiguration(contentsOf: "\(backboneFolder.path)/config.json")
         let data = try await SnapshotData.load(snapshot, backbone: backbone, configuration: configuration, inputs: inputs) {
             try context.checkCancellation()
             context.progress(0.3 * $0, "fetching latents")
         }
         let report = try await NumericThreads.run {
-            let trunk = try WanTransformer3DModel.load(directory: backboneFolder)
+            let trunk = try WanTransformer3DModel.load(directory: backboneFolder.path)
             let weights = try RewardWeights(folder: folder, trunk: trunk, name: backbone.reference)
             let (dataset, name) = RewardReport.evaluationData(data)
             let evaluation = try RewardEvaluation(weights, dataset: dataset, seed: seed) {

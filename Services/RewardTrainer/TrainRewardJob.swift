@@ -36,7 +36,9 @@ struct TrainRewardJob {
         let snapshot = try await Snapshot.freeze(
             dimension: settings.dimension, backbone: backbone.reference, heldOut: settings.heldOut, jobID: context.id, client: inputs.client
         )
-        let folder = try await inputs.folder(of: backbone)
+        let backboneFolder = try await inputs.folder(of: backbone)
+        defer { backboneFolder.release() }
+        let folder = backboneFolder.path
         let configuration = try WanConfiguration(contentsOf: "\(folder)/config.json")
         let data = try await SnapshotData.load(
             snapshot, backbone: backbone, configuration: configuration, inputs: inputs, progress: step("fetching latents", 0, 0.1))
@@ -123,13 +125,16 @@ struct TrainRewardJob {
         _ trained: Trained, data: SnapshotData, backbone: ModelVersion, folder: String, snapshot: Snapshot, settings: RewardSettings
     ) async throws -> JobResult {
         let champion = try await inputs.registry.find("\(settings.name)@champion")
+        let held: CachedFolder?
         let championFolder: RewardFolder?
         if let champion {
-            let path = try await inputs.folder(of: champion)
-            championFolder = try await NumericThreads.run { try RewardFolder(directory: path) }
+            let cached = try await inputs.folder(of: champion)
+            held = cached
+            championFolder = try await NumericThreads.run { try RewardFolder(directory: cached.path) }
         } else {
-            championFolder = nil
+            (held, championFolder) = (nil, nil)
         }
+        defer { held?.release() }
         let (measuring, comparing) = (step("measuring the head", 0.8, 0.92), step("measuring the champion", 0.92, 0.98))
         let (reference, digest) = (backbone.reference, snapshot.digest)
         let outcome = try await NumericThreads.run {

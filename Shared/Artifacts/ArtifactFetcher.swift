@@ -11,7 +11,7 @@ public import Logging
 /// with the same cache. The work is done on threads of its own, at most twelve transfers at a time in a process and six of one host.
 public final class ArtifactFetcher: Sendable {
     private let policy: ArtifactPolicy
-    private let cache: ArtifactCache
+    let cache: ArtifactCache
     private let maximumBytes: Int
     private let limits: TransferLimits
     private let firstDelay: Double

@@ -1,4 +1,5 @@
 public import Foundation
+import Synchronization
 
 /// A folder of files as one artifact: a JSON manifest that names each file with its URL, digest and size. A model is such a folder.
 public struct FolderManifest: Codable, Sendable, Equatable {
@@ -72,31 +73,89 @@ public enum ModelFolder {
         return manifest[...slash] + url
     }
 
-    /// The folder behind a manifest as a local directory below `folders`, named by the manifest's digest; fetched once.
+    /// The folder behind a manifest as a directory of the fetcher's cache, made once however many ask. It stays until what is answered is
+    /// released.
     /// - Parameters:
     ///   - url: where the manifest is.
     ///   - sha256: its digest.
-    ///   - folders: where such directories are kept.
-    public static func fetch(_ url: String, sha256: String, with fetcher: ArtifactFetcher, folders: String) async throws -> String {
-        let directory = folders + "/" + sha256
-        if FileManager.default.fileExists(atPath: directory) { return directory }
+    public static func fetch(_ url: String, sha256: String, with fetcher: ArtifactFetcher) async throws -> CachedFolder {
+        guard SHA256.isHexDigest(sha256) else {
+            throw ArtifactError.invalid(url: ArtifactURL.shown(url), reason: "its sha256 is not 64 lower-case hexadecimal digits")
+        }
+        let cache = fetcher.cache
+        let directory = cache.path(sha256, .folder)
+        var pause = 0.01
+        while true {
+            let held = try await TransferThreads.shared.run { _ -> CachedFolder? in
+                try cache.prepare()
+                guard let lock = try cache.lock(sha256, .folder, exclusive: false), access(directory, F_OK) == 0 else { return nil }
+                _ = cache.markUsed(directory)
+                return CachedFolder(path: directory, lock: lock)
+            }
+            if let held { return held }
+            if let lock = try await TransferThreads.shared.run({ _ in try cache.lock(sha256, .folder, exclusive: true) }) {
+                // It may have come meanwhile.
+                if access(directory, F_OK) != 0 { try await make(directory, url, sha256: sha256, with: fetcher) }
+                withExtendedLifetime(lock) {}
+            } else {
+                // Somebody makes it, and may fail.
+                try await Task.sleep(for: .seconds(pause * Double.random(in: 0.5...1)))
+                pause = min(0.25, pause * 1.5)
+            }
+        }
+    }
+
+    /// Call it under the folder's lock.
+    private static func make(_ directory: String, _ url: String, sha256: String, with fetcher: ArtifactFetcher) async throws {
+        let cache = fetcher.cache
         let manifest = try FolderManifest(json: Data(contentsOf: URL(filePath: try await fetcher.fetch(url, sha256: sha256))))
-        let building = folders + "/.\(sha256)-\(UUID().uuidString)"
+        let building = "\(cache.folders)/.\(sha256)-\(UInt64.random(in: 0...UInt64.max))"
         defer { try? FileManager.default.removeItem(atPath: building) }
+        try FileManager.default.createDirectory(atPath: building, withIntermediateDirectories: true)
         for file in manifest.files {
             let source = try await fetcher.fetch(resolved(file.url, beside: url), sha256: file.sha256)
             let target = building + "/" + file.name
-            try FileManager.default.createDirectory(
-                atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
-            // A copy, not a link: what lies in the cache may be deleted or, being a link's twin, be changed.
-            try FileManager.default.copyItem(atPath: source, toPath: target)
+            try await TransferThreads.shared.run { _ in
+                try FileManager.default.createDirectory(
+                    atPath: (target as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+                // A copy, not a link: what lies in the cache may be deleted or, being a link's twin, be changed.
+                try FileManager.default.copyItem(atPath: source, toPath: target)
+                // Nobody looks at these bytes again: they have to be on the disk before their folder has its name.
+                try sync(target)
+            }
         }
-        do {
-            try FileManager.default.moveItem(atPath: building, toPath: directory)
-        } catch {
-            // Another process may have been first; its directory has the same content.
-            guard FileManager.default.fileExists(atPath: directory) else { throw error }
+        try await TransferThreads.shared.run { _ in
+            _ = cache.markUsed(building)
+            guard rename(building, directory) == 0 else { throw ArtifactError.storage(path: directory, reason: systemReason()) }
         }
-        return directory
+        cache.pruneIfGrown(by: manifest.files.reduce(0) { $0 + $1.bytes })
     }
+
+    private static func sync(_ path: String) throws {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw ArtifactError.storage(path: path, reason: systemReason()) }
+    }
+}
+
+/// A folder in the cache. No pruning deletes it until it is released, or nobody holds this object any more.
+///
+/// ```swift
+/// let folder = try await ModelFolder.fetch(url, sha256: digest, with: fetcher)
+/// defer { folder.release() }
+/// let model = try WanTransformer3DModel.load(directory: folder.path)
+/// ```
+public final class CachedFolder: Sendable {
+    /// Where it is; read what is in it, don't change it.
+    public let path: String
+    private let lock: Mutex<CacheLock?>
+
+    init(path: String, lock: CacheLock) {
+        self.path = path
+        self.lock = Mutex(lock)
+    }
+
+    /// It is not needed any more.
+    public func release() { lock.withLock { $0 = nil } }
 }

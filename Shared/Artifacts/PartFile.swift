@@ -50,10 +50,8 @@ final class PartFile: HTTPTransfer.Receiver {
             } else {
                 try restart()
             }
-        } catch {
-            close(descriptor)
-            throw error
         }
+        // Where this throws, everything has its value, and so `deinit` closes the descriptor: once.
     }
 
     deinit { close(descriptor) }
@@ -195,10 +193,14 @@ final class PartFile: HTTPTransfer.Receiver {
     }
 
     /// Deletes what stands beside a part.
-    static func removeNotes(of path: String) {
-        unlink(path + ".etag")
-        unlink(SegmentedFile.journalPath(path))
+    static func removeNotes(of path: String) { for suffix in noteSuffixes { unlink(path + suffix) } }
+
+    /// The part that a note stands beside; `nil` when it is no note.
+    static func part(ofNote path: String) -> String? {
+        noteSuffixes.first { path.hasSuffix($0) }.map { String(path.dropLast($0.count)) }
     }
+
+    private static let noteSuffixes = [".etag", SegmentedFile.journalSuffix]
 }
 
 /// A class around the digest, which as a noncopyable value could not be replaced inside a class with throwing initialisers.

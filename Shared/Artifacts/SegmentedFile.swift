@@ -67,7 +67,8 @@ final class SegmentedFile: Sendable {
 
     deinit { close(journal) }
 
-    static func journalPath(_ path: String) -> String { path + ".segments" }
+    static let journalSuffix = ".segments"
+    static func journalPath(_ path: String) -> String { path + journalSuffix }
 
     /// What a segment covers.
     func range(of segment: Int) -> Range<Int> { segment * segmentBytes..<min(total, (segment + 1) * segmentBytes) }

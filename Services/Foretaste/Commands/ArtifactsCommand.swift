@@ -11,12 +11,14 @@ struct ArtifactsCommand: AsyncParsableCommand {
 
     struct Cache: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Say how large the cache of fetched artifacts is, and prune it.",
+            abstract: "Say how large the cache of fetched artifacts is, list it, and prune it.",
             discussion: """
-                What was not used for longest goes first, and nothing that was used in the last ten minutes. Services may run meanwhile. They \
-                prune by themselves as well, above FORETASTE_ARTIFACTS_CACHE_LIMIT.
+                What was not used for longest goes first, and nothing that was used in the last ten minutes or is in use. Services may run \
+                meanwhile. They prune by themselves as well, above FORETASTE_ARTIFACTS_CACHE_LIMIT.
                 """)
         @OptionGroup var options: DataOptions
+        @Flag(help: "A line for each artifact and folder, that which was not used for longest first: kind, sha256, bytes, last use, state.")
+        var list = false
         @Flag(help: "Delete down to a tenth below the limit, when the cache is above it.") var prune = false
         @Option(help: "Another limit than FORETASTE_ARTIFACTS_CACHE_LIMIT, in bytes.") var limit: Int?
 
@@ -28,9 +30,19 @@ struct ArtifactsCommand: AsyncParsableCommand {
         func run() async throws {
             let cache = try options.artifactCache()
             let usage = prune ? try cache.prune(to: limit) : cache.usage()
-            print("\(cache.folder): \(usage.files) artifacts, \(usage.bytes) bytes; \(usage.partBytes) bytes of unfinished transfers")
+            if list {
+                for entry in cache.entries() {
+                    let used = entry.used.formatted(.iso8601)
+                    print("\(entry.kind.rawValue)\t\(entry.sha256)\t\(entry.bytes)\t\(used)\t\(entry.isLocked ? "in use" : "idle")")
+                }
+            }
+            print(
+                """
+                \(cache.folder): \(usage.files) artifacts, \(usage.bytes) bytes; \(usage.folders) model folders, \(usage.folderBytes) bytes; \
+                \(usage.partBytes) bytes of unfinished transfers
+                """)
             print("limit \(limit ?? cache.limit) bytes")
-            if prune { print("deleted \(usage.removedFiles) artifacts, \(usage.removedBytes) bytes") }
+            if prune { print("deleted \(usage.removedFiles) artifacts and \(usage.removedFolders) folders, \(usage.removedBytes) bytes") }
         }
     }
 

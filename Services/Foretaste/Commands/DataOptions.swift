@@ -4,6 +4,7 @@ import Foundation
 import Logging
 import Postgres
 import ServiceKit
+import ServiceWiring
 
 /// `--data`, and what every command that touches a system needs from it.
 struct DataOptions: ParsableArguments {
@@ -17,11 +18,7 @@ struct DataOptions: ParsableArguments {
         try await folder().withDatabase(body)
     }
 
-    func artifactStore() throws -> ArtifactStore {
-        let configuration = try configuration()
-        return try ArtifactStore(
-            location: configuration.artifactsStore, s3: S3Configuration(environment: configuration.environment.variables))
-    }
+    func artifactStore() throws -> ArtifactStore { try configuration().artifactStore() }
 
     /// The cache that the services of this data folder share.
     func artifactCache() throws -> ArtifactCache {
@@ -29,18 +26,8 @@ struct DataOptions: ParsableArguments {
         return ArtifactCache(folder: configuration.artifactsCache, limit: configuration.artifactsCacheLimit)
     }
 
-    func cacheDirectory() throws -> String { try configuration().artifactsCache }
-
     /// Fetches what this system stored and what the operator allowed.
-    func artifactFetcher() throws -> ArtifactFetcher {
-        let configuration = try configuration()
-        return try ArtifactFetcher(
-            allow: configuration.artifactsAllow + [configuration.artifactsStore].filter { !$0.hasPrefix("file:") },
-            fileRoots: configuration.artifactsFileRoots, cache: configuration.artifactsCache,
-            cacheLimit: configuration.artifactsCacheLimit, maximumBytes: configuration.artifactsMaximumBytes,
-            deadlineSeconds: configuration.artifactsDeadlineSeconds,
-            s3: S3Configuration(environment: configuration.environment.variables))
-    }
+    func artifactFetcher() throws -> ArtifactFetcher { try configuration().artifactFetcher() }
 
     private func configuration() throws -> ServiceConfiguration {
         try ServiceConfiguration.fromEnvironment(service: "foretaste", try folder().environment)

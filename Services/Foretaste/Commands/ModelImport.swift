@@ -56,11 +56,11 @@ enum ModelImport {
     }
 
     /// Writes a version's folder to `directory`, each file verified; a file of the same name is replaced.
-    static func export(_ version: ModelVersion, to directory: String, with fetcher: ArtifactFetcher, cache: String) async throws {
-        let folder = try await ModelFolder.fetch(
-            version.model.url, sha256: version.model.sha256, with: fetcher, folders: cache + "/folders")
-        for name in try FileManager.default.subpathsOfDirectory(atPath: folder) {
-            let source = folder + "/" + name, target = directory + "/" + name
+    static func export(_ version: ModelVersion, to directory: String, with fetcher: ArtifactFetcher) async throws {
+        let folder = try await ModelFolder.fetch(version.model.url, sha256: version.model.sha256, with: fetcher)
+        defer { folder.release() }
+        for name in try FileManager.default.subpathsOfDirectory(atPath: folder.path) {
+            let source = folder.path + "/" + name, target = directory + "/" + name
             var isFolder: ObjCBool = false
             if FileManager.default.fileExists(atPath: source, isDirectory: &isFolder), isFolder.boolValue { continue }
             try FileManager.default.createDirectory(

@@ -46,7 +46,7 @@ struct ModelsCommand: AsyncParsableCommand {
         func run() async throws {
             try await data.withDatabase { client in
                 let version = try await ModelRegistry(client: client).resolve(model)
-                try await ModelImport.export(version, to: directory, with: try data.artifactFetcher(), cache: try data.cacheDirectory())
+                try await ModelImport.export(version, to: directory, with: try data.artifactFetcher())
                 print("\(version.reference) → \(directory)")
             }
         }

@@ -38,7 +38,7 @@ extension DemoRun {
         defer { try? FileManager.default.removeItem(atPath: cache) }
         let fetcher = try ArtifactFetcher(allow: [store.location], fileRoots: [], cache: cache)
         try? FileManager.default.removeItem(atPath: folder)
-        try await ModelImport.export(version, to: folder, with: fetcher, cache: cache)
+        try await ModelImport.export(version, to: folder, with: fetcher)
     }
 
     func evaluateReward(_ reward: RewardWeights, pool: Pool, tests: BestOfNTests) async throws -> String {
