@@ -60,7 +60,10 @@ extension JobWorker {
         // Runs that gave up are left out: the database makes their jobs ready again if nobody has done so yet.
         let held = runs.values.filter { !$0.hasLostLease }
         let movement = held.map { $0.movement(at: now) }
-        for (run, movement) in zip(held, movement) where movement == .stuck { run.loseLease() }
+        for (run, movement) in zip(held, movement) where movement == .stuck {
+            run.loseLease()
+            missedAnswerAt = now
+        }
         let news = held.map { $0.settings.isLong ? $0.takeNews() : nil }
         let findsStrays = missedAnswerAt != nil || now - lookedForStrays >= strayInterval
         do {
@@ -124,6 +127,8 @@ extension JobWorker {
             if workerID != nil, lease.standing(at: .now) == .over, !runs.isEmpty {
                 logger.warning("the lease ran out unrenewed; what runs is dropped", metadata: ["jobs": "\(runs.count)"])
                 for run in runs.values { run.loseLease() }
+                // If the next beat comes before anybody's sweep, the database never takes them away: it has to be told.
+                missedAnswerAt = .now
             }
             if lease.standing(at: .now) == .over {
                 // Whatever has not been answered for a whole lease would be waited for in vain, perhaps for ever.

@@ -35,7 +35,7 @@ public final class JobWorker {
     var isStopped = false
     let controlBell = Bell()
     var controlIsAsked = false
-    /// When the answer to a turn was lost: jobs may be leased to this worker that it knows nothing of.
+    /// When the answer to a turn was lost, or runs were given up: jobs may be leased to this worker that it does not do.
     var missedAnswerAt: ContinuousClock.Instant?
     var lookedForStrays = ContinuousClock.now
     /// How often a beat looks for jobs that are leased to this worker without its knowledge, although no answer is known to be missing.

@@ -41,9 +41,9 @@ public struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible
     }
 
     /// The same transaction may well succeed when it is run again: connection trouble, deadlock, serialization failure, lock not
-    /// available, statement cancelled.
+    /// available, statement cancelled, disk full for the moment.
     public var isRetryable: Bool {
-        isConnectionFailure || ["40001", "40P01", "55P03", "57014"].contains(sqlState)
+        isConnectionFailure || ["40001", "40P01", "53100", "55P03", "57014"].contains(sqlState)
     }
 
     /// State, message and what else is known, on one line.

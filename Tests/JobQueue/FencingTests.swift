@@ -162,6 +162,30 @@ extension JobQueueDatabaseTests {
             }
         }
 
+        @Test func whatAWorkerGaveUpWithoutAnybodysNoticeIsHandedBackSoon() async throws {
+            try await withQueue { queue, database in
+                try await database.client.query("select queue.define('quick', 'short', worker_ttl => '2 seconds')")
+                let handler = JobHandler(kind: "quick") { job in
+                    if job.attempt == 1 { try await Task.sleep(for: .seconds(600)) }
+                    return insertEffect(job)
+                }
+                try await withWorkers(1, database, [handler]) {
+                    let id = try await queue.enqueue(kind: "quick")
+                    try await eventually("it runs") { try await queue.show(id).state == .leased }
+                    // Nobody can beat, or end a worker, until the lease is over for the worker itself.
+                    try await database.client.transaction {
+                        try await $0.query("select from queue.worker for update")
+                        try await Task.sleep(for: .seconds(3))
+                        try await $0.query("update queue.worker set expires_at = clock_timestamp() + interval '2 seconds'")
+                    }
+                    let over = ContinuousClock.now
+                    let job = try await queue.finished(id)
+                    #expect(job.state == .succeeded && job.attempt == 2 && job.rescues == 0, "\(job.json)")
+                    #expect(ContinuousClock.now - over < .seconds(15), "not before somebody looks for strays once a minute")
+                }
+            }
+        }
+
         @Test func aJobThatKillsItsWorkersIsACrashLoop() async throws {
             try await withQueue { queue, database in
                 try await database.client.query("select queue.define('quick', 'short', max_rescues => 2)")

@@ -115,7 +115,7 @@ public final class Round: Sendable {
         // What schedules counted stays counted; none of them may start something new from here on.
         try await scene.client.query("select queue.schedule_pause(s.key) from queue.schedule s")
         // Longer than the interval at which a worker looks for jobs that it does not know it has.
-        try await scene.stage.drain(within: 90, workers: 3)
+        if let late = try await scene.stage.drain(within: 90, workers: 3) { log("left fifteen seconds after the last fault: \(late)") }
     }
 
     private func tearDown(_ scene: Scene) async {

@@ -29,15 +29,29 @@ struct Stage: Sendable {
         return Victim(backend: Int32(try row["pid"].int), process: process)
     }
 
-    /// Waits until nothing is left to do, for at most so many seconds, with so many workers at work; what is left is an invariant's to report.
-    func drain(within seconds: Double, workers count: Int) async throws {
-        let deadline = ContinuousClock.now + .seconds(seconds)
-        while ContinuousClock.now < deadline {
+    /// Waits until nothing is left to do, for at most so many seconds, with so many workers at work; what is left is an invariant's to
+    /// report. Answers which jobs were left after fifteen seconds, because most go sooner.
+    @discardableResult
+    func drain(within seconds: Double, workers count: Int) async throws -> String? {
+        let began = ContinuousClock.now
+        var late: String?
+        while ContinuousClock.now - began < .seconds(seconds) {
             try await fleet.ensure(count)
-            if let row = try? await client.query("select count(*) from queue.job").first, try row[0].int == 0 { return }
+            if let row = try? await client.query(Self.left).first {
+                let left = try row[0].optionalString
+                if left == nil { return late }
+                if late == nil, ContinuousClock.now - began > .seconds(15) { late = left }
+            }
             try await Task.sleep(for: .milliseconds(100))
         }
+        return late
     }
+
+    private static let left = """
+        select string_agg(format('%s %s state %s attempt %s worker %s (%s) %s', j.id, j.kind, j.state, j.attempt, j.worker_id, w.ended_why,
+            (select string_agg(t.what || ' ' || to_char(t.at, 'MI:SS.MS'), ', ' order by t.n) from chaos.trace t where t.job = j.id)), '; ')
+        from queue.job j left join queue.worker w on w.id = j.worker_id
+        """
 }
 
 /// A worker caught at a point.
