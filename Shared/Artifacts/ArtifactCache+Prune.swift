@@ -179,8 +179,8 @@ extension ArtifactCache {
             let path = "\(parts)/\(name)"
             guard let status = Self.status(path), status.used <= latest else { continue }
             guard name.hasSuffix(".part") else {
-                // What was renamed into the cache when its process died left them.
-                if let part = PartFile.part(ofNote: path), access(part, F_OK) != 0 { unlink(path) }
+                // Notes whose part was renamed into the cache when its process died, and what does not belong here at all.
+                if PartFile.part(ofNote: path).map({ access($0, F_OK) != 0 }) ?? true { unlink(path) }
                 continue
             }
             let descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW)

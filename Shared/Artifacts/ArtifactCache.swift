@@ -43,9 +43,11 @@ public struct ArtifactCache: Sendable {
         let tag = folder + "/CACHEDIR.TAG"
         guard access(tag, F_OK) != 0 else { return }
         let text = "Signature: 8a477f597d28d172789f06886806bc55\n# Artifacts fetched by foretaste; safe to delete.\n"
-        guard FileManager.default.createFile(atPath: tag, contents: Data(text.utf8)) else {
-            throw .storage(path: tag, reason: systemReason())
-        }
+        let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .storage(path: folder, reason: systemReason()) }
+        let file = try NewFile(folder: descriptor, name: "CACHEDIR.TAG")
+        try file.append(Array(text.utf8))
+        try file.commit()
     }
 
     func path(_ sha256: String, _ kind: Entry.Kind = .artifact) -> String { (kind == .artifact ? blobs : folders) + "/" + sha256 }

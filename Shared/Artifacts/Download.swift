@@ -55,7 +55,9 @@ struct Download: Sendable {
         var attempt = 1
         while true {
             do {
-                return try await TransferThreads.shared.run(host: host) { [self] handle in try self.attempt(partName, on: handle) }
+                return try await TransferThreads.shared.run(host: host) { [self, isFirst = attempt == 1] handle in
+                    try self.attempt(partName, isFirst: isFirst, on: handle)
+                }
             } catch let failure as Failure {
                 guard !failure.error.isPermanent, attempt < limits.attempts, !cancelled.isCancelled else { throw failure.error }
                 let pause = min(max(failure.retryAfter ?? 0, delay * Double.random(in: 0.5...1.5)), 15)
@@ -72,8 +74,9 @@ struct Download: Sendable {
         }
     }
 
-    private func attempt(_ partName: String, on handle: TransferThreads.Handle) throws -> (String, String, Int) {
-        allow(limit)
+    private func attempt(_ partName: String, isFirst: Bool, on handle: TransferThreads.Handle) throws -> (String, String, Int) {
+        // Until the size is known the deadline is that of the largest.
+        if isFirst { allow(limit) }
         do {
             let part = try PartFile(
                 folder: cache.parts, name: partName, url: url, limit: limit, resume: sha256 != nil,

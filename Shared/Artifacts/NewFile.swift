@@ -3,7 +3,7 @@ import Foundation
 
 /// A file that appears under its name whole or not at all. Until then it has no name, where the file system can do that, so that a process that
 /// is killed leaves nothing behind. One thread at a time uses it.
-public final class NewFile: @unchecked Sendable {  // its owner's steps follow one another; `isNamed` and `temporary` change in `commit` alone
+public final class NewFile: @unchecked Sendable {  // its owner's steps follow one another
     /// Open for reading and writing; closed with this object.
     public let descriptor: Int32
     /// How many bytes were appended.
@@ -16,9 +16,13 @@ public final class NewFile: @unchecked Sendable {  // its owner's steps follow o
     /// - Parameters:
     ///   - folder: an open folder, which is closed with this object, and at once when this fails.
     ///   - name: the name that it will get there.
-    public init(folder: Int32, name: String) throws(ArtifactError) {
+    public convenience init(folder: Int32, name: String) throws(ArtifactError) {
         // Without /proc a file cannot be named later.
-        var descriptor = access("/proc/self/fd", X_OK) == 0 ? foretaste_open_unnamed(folder, 0o644) : -1
+        try self.init(folder: folder, name: name, mayBeUnnamed: access("/proc/self/fd", X_OK) == 0)
+    }
+
+    init(folder: Int32, name: String, mayBeUnnamed: Bool) throws(ArtifactError) {
+        var descriptor = mayBeUnnamed ? foretaste_open_unnamed(folder, 0o644) : -1
         var temporary: String?
         if descriptor < 0 {
             let other = Self.temporaryName(name)
@@ -56,6 +60,15 @@ public final class NewFile: @unchecked Sendable {  // its owner's steps follow o
             rest = UnsafeRawBufferPointer(rebasing: rest[written...])
         }
         count += bytes.count
+    }
+
+    /// Writes at its end.
+    public func append(_ bytes: [UInt8]) throws(ArtifactError) {
+        let failure = bytes.withUnsafeBytes { buffer -> ArtifactError? in
+            do throws(ArtifactError) { try append(buffer) } catch { return error }
+            return nil
+        }
+        if let failure { throw failure }
     }
 
     /// Gives it its name, in place of what has it; the bytes and the name are on the disk when this returns.

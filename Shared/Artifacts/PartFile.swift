@@ -97,6 +97,15 @@ final class PartFile: HTTPTransfer.Receiver {
         return Self.usable(entityTag: String(decoding: data, as: UTF8.self))
     }
 
+    /// Not by `FileManager`, whose own temporary file would stay behind when this process is killed just then.
+    private func note(_ entityTag: String) {
+        let note = open(path + ".etag", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        guard note >= 0 else { return }
+        let bytes = Array(entityTag.utf8)
+        if write(note, bytes, bytes.count) != bytes.count { unlink(path + ".etag") }
+        close(note)
+    }
+
     /// A strong tag without characters that no header may have.
     static func usable(entityTag tag: String?) -> String? {
         guard let tag, tag.hasPrefix("\""), tag.utf8.count < 1024, tag.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7f }) else { return nil }
@@ -109,7 +118,7 @@ final class PartFile: HTTPTransfer.Receiver {
             if status == 200 {
                 if let entityTag, entityTag.hasPrefix("\"") {
                     // Only a hint for later: a digest vouches for the whole in any case.
-                    _ = FileManager.default.createFile(atPath: path + ".etag", contents: Data(entityTag.utf8))
+                    note(entityTag)
                 } else {
                     unlink(path + ".etag")
                 }

@@ -86,6 +86,31 @@ struct FileAndStoreTests {
         }
     }
 
+    @Test("a new file is there whole or not at all, with a name of its own until then and without", arguments: [true, false])
+    func newFile(mayBeUnnamed: Bool) throws {
+        try folder.write("root/x", [])
+        // As long as a name may be.
+        let name = String(repeating: "ä", count: 127)
+        func make() throws -> NewFile {
+            try NewFile(folder: open(folder.path + "/root", O_RDONLY | O_DIRECTORY), name: name, mayBeUnnamed: mayBeUnnamed)
+        }
+        for (bytes, existed) in [([UInt8](1...9), false), ([7], true)] {
+            var file: NewFile? = try make()
+            try file!.append(bytes)
+            // One that has no name shows that this file system can do it; the other has a hidden one.
+            #expect(folder.names("root").count { $0.hasPrefix(".") } == (mayBeUnnamed ? 0 : 1))
+            #expect(try file!.commit() == existed)
+            file = nil
+            #expect(FileManager.default.contents(atPath: "\(folder.path)/root/\(name)") == Data(bytes))
+            #expect(folder.names("root") == ["x", name])
+        }
+        var dropped: NewFile? = try make()
+        try dropped!.append([UInt8](1...9))
+        dropped = nil
+        #expect(dropped == nil && folder.names("root") == ["x", name])
+        #expect(FileManager.default.contents(atPath: "\(folder.path)/root/\(name)") == Data([7]))
+    }
+
     @Test("a damaged blob in a store is replaced")
     func damagedBlob() async throws {
         let store = try ArtifactStore(location: "file://" + folder.path + "/root/store")

@@ -61,24 +61,27 @@ struct KillTests {
     func stream(seed: UInt64) async throws {
         let body = someBytes(900_000)
         let digest = SHA256.hexDigest(of: body)
-        let server = try ScriptedServer { request, _ in Self.slowly(.ranged(request, body)) }
+        // In each round the server stops at another byte.
+        var random = SplitMix(seed: seed)
+        let stops = (1...6).map { _ in Int.random(in: 1...120_000, using: &random) }.reduce(into: [0]) { $0.append($0.last! + $1) }
+            .dropFirst()
+        let server = try ScriptedServer { [stops] request, _ in
+            let start = request.headers["range"].flatMap { Int($0.dropFirst(6).dropLast()) } ?? 0
+            guard let stop = stops.first(where: { $0 > start }) else { return Self.slowly(.ranged(request, body)) }
+            return Self.slowly(.ranged(request, body, breakAfter: stop - start)) + [.pause(20)]
+        }
         let url = server.url + "/a"
         let part = "\(cache.parts)/\(digest.prefix(16))-\(SHA256.hexDigest(of: Array(url.utf8)).prefix(16)).part"
-        var random = SplitMix(seed: seed)
-        var size = 0
-        for round in 0..<6 {
-            let fetcher = try await startFetcher("file", cache.folder, "\(url)?round=\(round)", digest)
-            let target = size + Int.random(in: 1...120_000, using: &random)
-            try await until { bytes(part) >= target || !fetcher.isRunning }
+        var start: Int?
+        for stop in stops {
+            let fetcher = try await startFetcher("file", cache.folder, url, digest)
+            try await until { bytes(part) == stop || !fetcher.isRunning }
             await killAll([fetcher])
-            let asked = server.requests.filter { $0.path.hasSuffix("=\(round)") }.map { $0.headers["range"] }
-            #expect(asked == [size == 0 ? nil : "bytes=\(size)-"], "round \(round)")
-            size = bytes(part)
-            #expect(size >= target && !FileManager.default.fileExists(atPath: cache.path(digest)))
+            #expect(bytes(part) == stop && server.requests.last?.headers["range"] == start.map { "bytes=\($0)-" })
+            start = stop
         }
-        let fetcher = try await startFetcher("file", cache.folder, "\(url)?round=last", digest)
-        #expect(await fetcher.exitStatus() == 0)
-        #expect(server.requests.last?.headers["range"] == "bytes=\(size)-")
+        #expect(try await (startFetcher("file", cache.folder, url, digest)).exitStatus() == 0)
+        #expect(server.requests.map { $0.headers["range"] } == [nil] + stops.map { "bytes=\($0)-" })
         #expect(try check(cache.blobs, digest))
         try leavesNothing()
     }
@@ -113,6 +116,26 @@ struct KillTests {
         #expect(server.requests.count <= 31 + 10)
         try leavesNothing()
         #expect(folder.names("cache/folders") == [digest])
+    }
+
+    @Test("a store's files are there whole or not at all, and nothing else, whenever those that store them are killed")
+    func store() async throws {
+        let body = someBytes(3_000_000)
+        let source = try folder.write("source", body)
+        var random = SplitMix(seed: 3)
+        for round in 0..<12 {
+            let storing = try await start(["store", folder.path + "/store", source])
+            let stored = Int.random(in: 0...2, using: &random)
+            try await until { folder.names("store/runs").count > stored || !storing.isRunning }
+            try await Task.sleep(for: .microseconds(Int.random(in: 0...20_000, using: &random)))
+            #expect(storing.isRunning)
+            await killAll([storing])
+            let names = folder.names("store/runs")
+            #expect(!names.isEmpty && names.allSatisfy { ["0", "1", "2"].contains($0) }, "round \(round): \(names)")
+            for name in names { #expect(bytes("\(folder.path)/store/runs/\(name)") == body.count, "round \(round)") }
+            if round == 6 { try FileManager.default.removeItem(atPath: folder.path + "/store") }
+        }
+        #expect(try SHA256.hexDigest(ofFile: folder.path + "/store/runs/0") == SHA256.hexDigest(of: body))
     }
 
     /// A pruning after a week finds nothing left of those that were killed.
@@ -164,11 +187,15 @@ struct KillTests {
     }
 }
 
-/// A process that fetches.
-private func startFetcher(_ kind: String, _ cache: String, _ url: String, _ digest: String) async throws -> ChildProcess {
+private func start(_ arguments: [String]) async throws -> ChildProcess {
     let programs = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
     return try await ChildProcess.start(
-        .init(path: programs.appendingPathComponent("ArtifactTestFetcher").path, arguments: [kind, cache, url, digest]))
+        .init(path: programs.appendingPathComponent("ArtifactTestFetcher").path, arguments: arguments))
+}
+
+/// A process that fetches.
+private func startFetcher(_ kind: String, _ cache: String, _ url: String, _ digest: String) async throws -> ChildProcess {
+    try await start([kind, cache, url, digest])
 }
 
 /// Processes that fetch the same.

@@ -91,6 +91,12 @@ final class NginxServer {
         }
     }
 
+    /// The log once it has so many lines: nginx writes one after the answer has gone, which may be later than we have it.
+    func log(atLeast count: Int) async throws -> [Line] {
+        try await until { log.count >= count }
+        return log
+    }
+
     private static func start(_ folder: String, _ port: Int) throws -> (Process, Pipe) {
         unlink(folder + "/pid")
         let process = Process()
