@@ -29,6 +29,8 @@ class Engine:
     rescue_documented: str  # what the documentation promises
     rescue_measured: bool = True  # false: the documented time is beyond a minute
     zombie_sql: str = ""  # SQL that shortens recovery, where it is not a setting of the worker
+    pause: str = ""  # SQL that keeps workers from taking jobs, where the engine has that, and SQL that lets them again
+    resume: str = ""
     leader: dict | None = None  # settings of a third process that leads, where the engine has leaders
     problem: str = ""  # why it cannot run
 
@@ -123,7 +125,8 @@ def all_engines():
         terminal="select count(*) from queue.done", accepted="select count(*) from queue.done",
         history="arguments and result in queue.done",
         default={"concurrency": 100}, tuned={"concurrency": 1000}, quick={"concurrency": 10}, zombie={"concurrency": 500}, zombie_sql="update queue.queue set worker_ttl = '4 seconds' where name = 'bench'",
-        jobs={"default": 60_000, "tuned": 200_000}, rescue={"concurrency": 10},
+        jobs={"default": 60_000, "tuned": 200_000}, rescue={"concurrency": 10}, pause="select queue.pause('bench')",
+        resume="select queue.resume('bench')",
         rescue_documented="3 s (the session is gone), 10 s (the lease runs out)")
     pgqueuer = Engine(
         name="PgQueuer", requirements=["pgqueuer[asyncpg]==1.6.0"], adapter="peer_pgqueuer.py",

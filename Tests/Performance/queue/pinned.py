@@ -19,10 +19,12 @@ DEPTH = 1.5
 
 
 class Database:
-    """One database with its supplier and its worker. The supplier is asked for more before the worker runs dry."""
+    """One database with its supplier and its worker."""
 
-    def __init__(self, engine, server, name, block):
-        self.server, self.block = server, block
+    def __init__(self, engine, server, name, per_second):
+        self.engine, self.server = engine, server
+        self.pace = per_second
+        self.block = max(100, int(per_second * DEPTH / 2))
         self.supplied, self.busy = 0, False
         self.hungry = self.looks = 0
         self.name = engine.fresh(server, name)
@@ -31,23 +33,43 @@ class Database:
         self.worker.ask("go", "started")
 
     def slice(self, seconds):
-        """{rate, cpu: µs a job of server and worker, filling included, worked: seconds}."""
+        """{rate, cpu: µs a job of server and worker, worked: seconds, hungry: how often the queue was empty}."""
         self.server.rows(self.name, "rollback")
         began = time.monotonic()
+        found = self.filled(seconds) if self.engine.pause else self.fed(seconds)
+        self.rest()
+        return found | {"worked": time.monotonic() - began}
+
+    def filled(self, seconds):
+        """Fills the queue while it is paused, then drains it: for an engine that drains faster than it can be filled."""
+        self.server.rows(self.name, self.engine.pause)
+        wanted = int(self.pace * seconds)
+        self.supplier.ask(str(wanted), "supplied", 600)
+        self.supplied += wanted
+        before, first = self.cpu(), self.count()
+        self.server.rows(self.name, self.engine.resume)
+        last = self.drain()
+        self.pace = wanted / ((last[1] - first[1]) / 1e9)
+        return {"rate": self.pace, "cpu": (self.cpu() - before) / wanted * 1e6, "hungry": 0.0}
+
+    def fed(self, seconds):
+        """Keeps the queue filled while it is drained."""
         self.feed(WARM)
         self.hungry = self.looks = 0
         before, first = self.cpu(), self.count()
         last = self.feed(seconds)
         cpu = self.cpu() - before
+        if self.busy:
+            self.supplier.wait("supplied", 120)
+            self.supplied += self.block
+            self.busy = False
         self.drain()
-        self.rest()
         jobs = last[0] - first[0]
         return {
-            "rate": jobs / ((last[1] - first[1]) / 1e9), "cpu": cpu / max(1, jobs) * 1e6, "worked": time.monotonic() - began,
-            "hungry": self.hungry / max(1, self.looks)}
+            "rate": jobs / ((last[1] - first[1]) / 1e9), "cpu": cpu / max(1, jobs) * 1e6, "hungry": self.hungry / max(1, self.looks)}
 
     def feed(self, seconds):
-        """Keeps the queue filled for so long; (jobs done, when) at its end."""
+        """Asks the supplier for more before the worker runs dry, for so long; (jobs done, when) at the end."""
         end = time.monotonic() + seconds
         while True:
             point = self.count()
@@ -75,15 +97,13 @@ class Database:
             self.busy = True
 
     def drain(self, limit=120):
-        if self.busy:
-            self.supplier.wait("supplied", limit)
-            self.supplied += self.block
-            self.busy = False
+        """(jobs done, when) when all that was supplied has been handled."""
         deadline = time.monotonic() + limit
-        while (done := self.count()[0]) < self.supplied:
+        while (point := self.count())[0] < self.supplied:
             if time.monotonic() > deadline:
-                raise ChildFailed(f"{done:,} of {self.supplied:,} jobs handled {limit} s after the last was supplied")
-            time.sleep(0.02)
+                raise ChildFailed(f"{point[0]:,} of {self.supplied:,} jobs handled {limit} s after the last was supplied")
+            time.sleep(0.01)
+        return point
 
     def rest(self):
         """Closes the tables with dead rows to autovacuum: whoever finds this lock taken passes a table over."""
@@ -112,12 +132,11 @@ class Database:
 
 def run(engine, server, per_second, seconds):
     """One engine, the snapshot held for so long. `per_second` sizes the supply: about its drain rate."""
-    block = max(100, int(per_second * DEPTH / 2))
     length = min(12, max(3, seconds / 10))
     free = held = reader = None
     pairs, began = [], None
     try:
-        free, held = Database(engine, server, "free", block), Database(engine, server, "pinned", block)
+        free, held = Database(engine, server, "free", per_second), Database(engine, server, "pinned", per_second)
         for database in (free, held):
             database.slice(min(3, length))  # The first claims, the first top-up.
         server.rows(held.name, "rollback")
