@@ -17,13 +17,34 @@ create function queue.stop_worker(worker bigint) returns void language sql as $$
 $$;
 comment on function queue.stop_worker is 'A worker says good-bye; what it still holds is rescued at the next sweep.';
 
+create function queue.release_strays(worker bigint, ttl interval, ids bigint[]) returns int language plpgsql as $$
+#variable_conflict use_column
+declare
+    stray queue.job;
+    released int := 0;
+begin
+    -- Leased to this worker for long, and it knows nothing of them: the answer to a claim was lost, or it gave them up while the
+    -- database was away. No other rule would ever take them from a worker that lives. It reads the whole line with its dead rows, so it
+    -- is done when the worker says that an answer is missing, and now and then. By the time at which it was asked, when those ids were all.
+    for stray in
+        select j.* from queue.job j
+        where j.worker_id = release_strays.worker and j.state = 1 and j.claimed_at < statement_timestamp() - release_strays.ttl
+            and j.id <> all (release_strays.ids)
+        for update skip locked
+    loop
+        perform queue.hand_back(stray);
+        released := released + 1;
+    end loop;
+    return released;
+end
+$$;
+comment on function queue.release_strays is 'Makes ready again what has been leased to this worker for longer than ttl and is not among ids, the jobs that it holds; returns how many.';
+
 create function queue.heartbeat(
     worker bigint, ttl interval, ids bigint[] default '{}', tokens bigint[] default '{}', moving boolean[] default '{}',
     progress real[] default '{}', messages text[] default '{}', find_strays boolean default true, out alive boolean, out cancelled bigint[], out lost bigint[]
 ) language plpgsql as $$
 #variable_conflict use_column
-declare
-    stray queue.job;
 begin
     -- A beat that a crash of the server forgets is like one that came late.
     perform set_config('synchronous_commit', 'off', true);
@@ -53,18 +74,8 @@ begin
     select coalesce(array_agg(said.id), '{}') into lost
     from unnest(heartbeat.ids, heartbeat.tokens) said (id, token)
     where not exists (select from queue.job j where j.id = said.id and j.token = said.token and j.state = 1);
-    -- Leased to this worker for long, and it knows nothing of them: the answer to a claim was lost, or it gave them up while the
-    -- database was away. No other rule would ever take them from a worker that lives. It reads the whole line, so it is done when
-    -- the worker says that an answer is missing, and now and then.
     if heartbeat.find_strays then
-        for stray in
-            select j.* from queue.job j
-            where j.worker_id = heartbeat.worker and j.state = 1 and j.claimed_at < clock_timestamp() - heartbeat.ttl
-                and j.id <> all (heartbeat.ids)
-            for update skip locked
-        loop
-            perform queue.hand_back(stray);
-        end loop;
+        perform queue.release_strays(heartbeat.worker, heartbeat.ttl, heartbeat.ids);
     end if;
     select coalesce(array_agg(j.id), '{}') into cancelled
     from queue.job j join queue.run r on r.job_id = j.id
@@ -76,4 +87,4 @@ comment on function queue.heartbeat is 'Renews a worker''s lease, and those of i
 
 -- migrate:down
 
-drop function queue.heartbeat, queue.stop_worker, queue.register_worker;
+drop function queue.heartbeat, queue.release_strays, queue.stop_worker, queue.register_worker;

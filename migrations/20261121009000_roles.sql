@@ -30,8 +30,8 @@ do $$
 declare
     grants constant jsonb := '{
         "foretaste_ingest foretaste_trainer foretaste_tuner": [
-            "queue.register_worker", "queue.heartbeat", "queue.stop_worker", "queue.flush_metrics", "queue.claim", "queue.turn", "queue.hold",
-            "queue.complete", "queue.fail", "queue.release", "queue.acknowledge_cancel", "queue.save_checkpoint", "queue.sweep",
+            "queue.register_worker", "queue.heartbeat", "queue.release_strays", "queue.stop_worker", "queue.flush_metrics", "queue.claim",
+            "queue.turn", "queue.hold", "queue.complete", "queue.fail", "queue.release", "queue.acknowledge_cancel", "queue.save_checkpoint", "queue.sweep",
             "queue.prune", "queue.slot_ensure", "queue.parents"],
         "foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator": [
             "queue.enqueue", "queue.enqueue_many", "queue.count_event"],

@@ -57,7 +57,6 @@ extension JobWorker {
     private func beat(_ connection: PostgresConnection) async throws {
         guard let workerID else { return try await register(connection) }
         let now = ContinuousClock.now
-        // Runs that gave up are left out: the database makes their jobs ready again if nobody has done so yet.
         let held = runs.values.filter { !$0.hasLostLease }
         let movement = held.map { $0.movement(at: now) }
         for (run, movement) in zip(held, movement) where movement == .stuck {
@@ -65,14 +64,13 @@ extension JobWorker {
             missedAnswerAt = now
         }
         let news = held.map { $0.settings.isLong ? $0.takeNews() : nil }
-        let findsStrays = missedAnswerAt != nil || now - lookedForStrays >= strayInterval
         do {
             let rows = try await connection.query(
                 Statements.heartbeat,
                 [
                     .int(workerID), .double(lease.ttl / .seconds(1)), .array(held.map(\.key.id)), .array(held.map(\.key.token)),
                     .array(movement.map { $0 == .moving }), .array(news.map { PostgresValue($0?.fraction) }),
-                    .array(news.map { $0?.message }), .bool(findsStrays),
+                    .array(news.map { $0?.message }), .bool(false),
                 ])
             guard let answer = rows.first, try answer["alive"].bool else {
                 logger.warning("this worker was held to be dead; what it runs is dropped", metadata: ["worker": "\(workerID)"])
@@ -82,11 +80,7 @@ extension JobWorker {
                 return try await register(connection)
             }
             lease.acknowledge(sentAt: now)
-            if findsStrays {
-                // A job counts as astray when it has been leased for as long as a lease lasts, so one look may be too early.
-                if now - (missedAnswerAt ?? now) > lease.ttl * 1.5 { missedAnswerAt = nil }
-                lookedForStrays = now
-            }
+            if missedAnswerAt != nil || now - lookedForStrays >= max(strayInterval, strayLookTook * 100) { lookForStrays(workerID) }
             let lost = Set(try answer["lost"].intArray)
             for run in held where lost.contains(run.key.id) { run.loseLease() }
             let cancelled = Set(try answer["cancelled"].intArray)
@@ -95,6 +89,34 @@ extension JobWorker {
             for (run, unsent) in zip(held, news) { if let unsent { run.putBack(unsent) } }
             throw error
         }
+    }
+
+    /// Gives back what is leased to this worker without its knowledge.
+    ///
+    /// That reads the whole line with its dead rows, however many a long transaction elsewhere keeps: so over the pool, where no beat waits
+    /// for it, and for no more than a hundredth of the time.
+    private func lookForStrays(_ workerID: Int64) {
+        guard !isLookingForStrays else { return }
+        isLookingForStrays = true
+        Task {
+            defer { isLookingForStrays = false }
+            do {
+                try await client.withConnection { connection in try await self.lookForStrays(workerID, connection) }
+            } catch {
+                logger.warning("could not look for strays", metadata: ["error": "\(error)"])
+            }
+        }
+    }
+
+    private func lookForStrays(_ workerID: Int64, _ connection: PostgresConnection) async throws {
+        let began = ContinuousClock.now
+        // Runs that gave up are left out: the database makes their jobs ready again if nobody has done so yet.
+        let held = runs.values.filter { !$0.hasLostLease }.map(\.key.id)
+        try await connection.query(Statements.releaseStrays, [.int(workerID), .double(lease.ttl / .seconds(1)), .array(held)])
+        // A job counts as astray when it has been leased for as long as a lease lasts, so one look may be too early.
+        if began - (missedAnswerAt ?? began) > lease.ttl * 1.5 { missedAnswerAt = nil }
+        lookedForStrays = began
+        strayLookTook = .now - began
     }
 
     private func register(_ connection: PostgresConnection) async throws {
@@ -112,8 +134,18 @@ extension JobWorker {
 
     /// Answers in how many seconds the next deferred job is due.
     private func sweep(_ connection: PostgresConnection) async throws -> Double? {
-        let idle = lanes.filter(\.isIdle).map(\.handler.queue)
-        guard let row = try await connection.query(Statements.sweep, [.array(idle)]).first else { return nil }
+        let now = ContinuousClock.now
+        var idle: [String] = []
+        var marks: [Int64] = []
+        for lane in lanes where lane.isIdle {
+            if let from = lane.line.marksForAsking(at: now) {
+                idle.append(lane.handler.queue)
+                marks += from
+            } else {
+                lane.ring()
+            }
+        }
+        guard let row = try await connection.query(Statements.sweep, [.array(idle), .array(marks)]).first else { return nil }
         let ready = try row["ready"].stringArray
         if !ready.isEmpty { ringLanes { ready.contains($0.handler.queue) } }
         let rescued = try row["rescued"].int

@@ -45,7 +45,7 @@ extension JobWorker {
             guard flushes ?? claims else { return }
             let turn = Turn(
                 worker: workerID, claiming: claiming, acknowledgements: Array(lane.waiting.prefix(Lane.largestTurn)),
-                from: claiming > 0 ? lane.line.next(at: now) : (lane.line.low, 0, false))
+                from: claiming > 0 ? lane.line.next(at: now) : (lane.line.low, 0, nil))
             lane.waiting.removeFirst(turn.acknowledgements.count)
             if claiming > 0 { lane.mayHaveMore = false }
             lane.turnBegan(claiming: claiming)
@@ -74,7 +74,7 @@ extension JobWorker {
             let answer = try await client.withConnection { connection in
                 try await turn.run(for: lane.handler, on: connection)
             }
-            if turn.isSweep { lane.line.sweepEnded(after: .now - began) }
+            if turn.claiming > 0 { lane.line.turnEnded(after: .now - began, look: turn.look) }
             lane.turnEnded(claiming: turn.claiming, brought: answer.jobs.count)
             // Full to the brim: there may be more where that came from.
             if turn.claiming > 0, answer.jobs.count == turn.claiming { lane.mayHaveMore = true }
@@ -137,18 +137,18 @@ struct Turn: Sendable {
     let acknowledgements: [Acknowledgement]
     let low: [Int64]
     let firstBand: Int
-    let isSweep: Bool
+    let look: Int?
 
     struct Answer: Sendable {
         var jobs: [ClaimedJob] = []
         var fenced: [JobRun.Key] = []
     }
 
-    init(worker: Int64, claiming: Int, acknowledgements: [Acknowledgement], from place: (low: [Int64], firstBand: Int, isSweep: Bool)) {
+    init(worker: Int64, claiming: Int, acknowledgements: [Acknowledgement], from place: (low: [Int64], firstBand: Int, look: Int?)) {
         self.worker = worker
         self.claiming = claiming
         self.acknowledgements = acknowledgements
-        (low, firstBand, isSweep) = place
+        (low, firstBand, look) = place
     }
 
     @PostgresActor

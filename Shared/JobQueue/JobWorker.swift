@@ -38,6 +38,8 @@ public final class JobWorker {
     /// When the answer to a turn was lost, or runs were given up: jobs may be leased to this worker that it does not do.
     var missedAnswerAt: ContinuousClock.Instant?
     var lookedForStrays = ContinuousClock.now
+    var strayLookTook = Duration.zero
+    var isLookingForStrays = false
     /// How often a beat looks for jobs that are leased to this worker without its knowledge, although no answer is known to be missing.
     var strayInterval = Duration.seconds(60)
     private(set) var lanes: [Lane] = []

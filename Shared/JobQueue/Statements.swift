@@ -50,8 +50,9 @@ enum Statements {
         select alive, cancelled, lost
         from queue.heartbeat($1, $2 * interval '1 second', $3::bigint[], $4::bigint[], $5::boolean[], $6::real[], $7::text[], find_strays => $8)
         """
+    static let releaseStrays = "select queue.release_strays($1, $2 * interval '1 second', $3::bigint[]) as released"
     static let sweep = """
-        select rescued, promoted, fired, extract(epoch from next_due - clock_timestamp())::float8 as due, ready from queue.sweep($1::text[])
+        select rescued, promoted, fired, extract(epoch from next_due - clock_timestamp())::float8 as due, ready from queue.sweep($1::text[], $2::bigint[])
         """
     static let flushMetrics = "select queue.flush_metrics($1)"
     static let prune = "select queue.prune()"

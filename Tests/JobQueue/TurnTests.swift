@@ -18,7 +18,7 @@ extension JobQueueDatabaseTests {
             let turn = Turn(
                 worker: worker, claiming: claiming,
                 acknowledgements: finishing.map { Acknowledgement(key: $0, result: nil, began: .now, since: .now) },
-                from: (low, firstBand, false))
+                from: (low, firstBand, nil))
             return try await client.withConnection { try await turn.run(for: JobHandler(kind: "quick") { _ in JobResult() }, on: $0) }
         }
 
@@ -100,24 +100,47 @@ extension JobQueueDatabaseTests {
             }
         }
 
-        @Test func aLineIsReadFromItsBeginningOnceASecondAndAtMostATenthOfTheTime() {
+        @Test func aLineIsReadFromItsBeginningOnceASecondWhereThatIsCheap() {
             let start = ContinuousClock.now
             var line = LinePosition(now: start)
-            #expect(line.next(at: start).isSweep)
-            line.sweepEnded(after: .milliseconds(2))
+            #expect(line.next(at: start).look == 0)
+            line.turnEnded(after: .milliseconds(2), look: 0)
             line.passed(70, band: 1)
             line.passed(60, band: 1)
             let next = line.next(at: start + .milliseconds(500))
-            #expect(!next.isSweep && next.low == [0, 70, 0, 0])
+            #expect(next.look == nil && next.low == [0, 70, 0, 0])
+            line.turnEnded(after: .milliseconds(3), look: next.look)
             line.reset()
-            #expect(!line.isSweepDue(at: start + .milliseconds(19)))
-            #expect(line.next(at: start + .milliseconds(21)).low == [0, 0, 0, 0])
-            #expect(!line.isSweepDue(at: start + .milliseconds(1020)))
-            #expect(line.isSweepDue(at: start + .milliseconds(1022)))
-            line.sweepEnded(after: .milliseconds(300))
-            line.reset()
-            #expect(!line.isSweepDue(at: start + .milliseconds(3020)))
-            #expect(line.isSweepDue(at: start + .milliseconds(3022)))
+            let rung = line.next(at: start + .milliseconds(501))
+            #expect(rung.look == 0 && rung.low == [0, 0, 0, 0])
+            line.turnEnded(after: .milliseconds(3), look: 0)
+            #expect(line.lookDue(at: start + .milliseconds(1500)) == nil)
+            #expect(line.lookDue(at: start + .milliseconds(1501)) == 0)
+            #expect(line.marksForAsking(at: start + .milliseconds(1501)) == [0, 0, 0, 0])
+        }
+
+        @Test func aLineThatIsDearToReadIsReadAsFarBackAsAHundredthOfTheTimeAllows() {
+            let start = ContinuousClock.now
+            var line = LinePosition(now: start)
+            var looks = [0, 0, 0]
+            // A hundred places a millisecond, whose dead rows all stay: a look back reads them at a microsecond each.
+            for millisecond in stride(from: 0, to: 600_000, by: 10) {
+                let now = start + .milliseconds(millisecond)
+                let place = Int64(millisecond * 100)
+                line.reset()
+                let next = line.next(at: now)
+                let walked = place - next.low[1]
+                if let look = next.look {
+                    looks[look] += 1
+                    // Nobody who took his place within two seconds is passed over.
+                    #expect(next.low[1] <= max(0, place - 200_000))
+                }
+                line.turnEnded(after: .milliseconds(5) + .microseconds(walked), look: next.look)
+                line.passed(place, band: 1)
+            }
+            // From the beginning: at growing intervals. Two seconds' worth are 0.2 to 0.3 s, so every 20 to 30 s.
+            #expect(looks[0] < 15 && looks[1] < 8 && (15...45).contains(looks[2]), "\(looks)")
+            #expect(line.marksForAsking(at: start + .seconds(601)).map { $0[1] > 59_000_000 } ?? false)
         }
 
         /// With a snapshot held elsewhere no dead row can go. A claim that begins behind them does not read them.

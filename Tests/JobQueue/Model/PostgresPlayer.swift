@@ -98,7 +98,7 @@ final class PostgresPlayer {
             let turn = Turn(
                 worker: workers[worker - 1], claiming: upTo,
                 acknowledgements: finishing.map { Acknowledgement(key: key($0), result: nil, began: .now, since: .now) },
-                from: (low: [0, 0, 0, 0], firstBand: 0, isSweep: true))
+                from: (low: [0, 0, 0, 0], firstBand: 0, look: 0))
             let handler = JobHandler(kind: names[queue]) { _ in JobResult() }
             let answer = try await client.withConnection { try await turn.run(for: handler, on: $0) }
             for job in answer.jobs {
@@ -132,7 +132,8 @@ final class PostgresPlayer {
         // A second look follows a tick later, and not when this machine is busy.
         case .rescue: return "\(try await client.integer("select queue.rescue('8 seconds')"))"
         case .promote: return "\(try await client.integer("select queue.promote()"))"
-        case .sweep: return "\(try await client.query(Statements.sweep, [.array([String]())]).first?["rescued"].int ?? -1)"
+        case .sweep:
+            return "\(try await client.query(Statements.sweep, [.array([String]()), .array([Int64]())]).first?["rescued"].int ?? -1)"
         case .cancel(let id): return try await queue.cancel(jobs[id - 1]).rawValue
         case .retry(let id):
             do {
