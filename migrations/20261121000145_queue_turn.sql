@@ -13,6 +13,7 @@ create function queue.turn(
 declare
     source queue.queue;
     finished bigint[];
+    leased queue.job[];
 begin
     if cardinality(turn.ids) > 0 then
         finished := queue.finish(turn.ids, turn.tokens, turn.results);
@@ -41,10 +42,12 @@ begin
         return;
     end if;
     if source.uses_slots or turn.offered is not null then
+        leased := array(select got from queue.lease_with_slots(turn.worker, source, turn.kind, turn.up_to, turn.offered) got);
+        -- A statement of its own: in that one's snapshot the arguments of what was enqueued meanwhile would be missing.
         return query
             select got.id, got.token, false, got.attempt, got.failures, got.rescues, got.band, got.seq, b.args, b.headers,
                 case when got.attempt = 1 or got.run_at is not null then date_part('epoch', got.claimed_at - coalesce(got.run_at, got.created_at)) end
-            from queue.lease_with_slots(turn.worker, source, turn.kind, turn.up_to, turn.offered) got join queue.body b on b.id = got.id;
+            from unnest(leased) got join queue.body b on b.id = got.id;
         return;
     end if;
     return query

@@ -162,6 +162,35 @@ extension JobQueueDatabaseTests {
             }
         }
 
+        /// Jobs that are enqueued while a claim is under way: whatever it leases, it must say so, or nobody would do it for a minute.
+        @Test func aClaimNamesAllThatItLeasesHoweverMuchIsEnqueuedMeanwhile() async throws {
+            try await withQueue { queue, database in
+                try await queue.enqueue(kind: "quick", slot: "gpu")
+                let worker = try await database.client.integer("select queue.register_worker('hand', 'here', 1, '1 hour')")
+                let producers = (0..<2).map { _ in
+                    Task {
+                        try await database.client.withConnection { connection in
+                            while !Task.isCancelled {
+                                try await connection.query("select queue.enqueue('quick', '{}') from generate_series(1, 3)")
+                            }
+                        }
+                    }
+                }
+                defer { for task in producers { task.cancel() } }
+                var named = 0
+                let end = ContinuousClock.now + .seconds(1.5)
+                while ContinuousClock.now < end {
+                    named += try await database.client.query(
+                        "select id from queue.turn($1, 'quick', 'quick', 50)", [.int(worker)]
+                    ).count
+                }
+                for task in producers { task.cancel() }
+                for task in producers { _ = await task.result }
+                #expect(named > 100)
+                #expect(try await database.client.integer("select count(*) from queue.job where state = 1") == named)
+            }
+        }
+
         /// Two processes on one machine with one permit: one trains, the other waits, and takes over within seconds of a kill.
         @Test func twoTrainersOfOneMachineTakeTurns() async throws {
             try await withQueue { queue, database in

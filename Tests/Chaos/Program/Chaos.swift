@@ -9,6 +9,7 @@ enum Chaos {
     static let parts = ["idle", "rescue", "silence", "zombies", "schedules", "training", "matrix"]
     static let usage = """
         usage: Chaos [PART …] [--trials N] [--seed S] [--fault NAME] [--point N] [--broken effects|completion]
+            [--verbose FILE]: workers log there what happens to them
             [--zombies N] [--ticks N] [--kills N] [--seconds N]
             [--build FOLDER]: where the services are; beside this program unless given
         parts: idle, rescue, silence, zombies, schedules, training, matrix (all of them when none is named)
@@ -117,7 +118,7 @@ enum Chaos {
                     (options["fault"].map { $0.split(separator: ",").map(String.init).contains(cell.fault.name) } ?? true)
                         && (options["point"].map { $0 == "\(cell.point.rawValue)" } ?? true)
                 }
-                let flags = options["broken"].map { ["broken=\($0)"] } ?? []
+                let flags = ["broken", "verbose"].compactMap { name in options[name].map { "\(name)=\($0)" } }
                 let (reports, clean) = try await Matrix.run(
                     server: server, cells: cells, trials: trials, seed: seed, extraFlags: flags, say: say)
                 say("\nTrials by cell, seed \(seed):\n" + Matrix.table(reports))

@@ -9,7 +9,7 @@ import Postgres
 ///
 /// `URL [FLAG …]`; flags: `concurrency=N`, `memory` (an address-space limit, which jobs with `d: "memory"` run into), `limit` (files of two
 /// kilobytes at most, so that checkpoints cannot be written), `lock=MS` and
-/// `statement=MS` (timeouts of its sessions), `blobs=FOLDER` (where checkpoints' large parts go), and for the harness's own check
+/// `statement=MS` (timeouts of its sessions), `blobs=FOLDER` (where checkpoints' large parts go), `verbose=FILE` (a log of what happens to them), and for the harness's own check
 /// `broken=effects` (effects are committed before, and apart from, the completion).
 struct ChaosWorker {
     struct Arguments: Decodable {
@@ -61,6 +61,10 @@ struct ChaosWorker {
             signal(SIGXFSZ, SIG_IGN)
             var limit = rlimit(rlim_cur: 2048, rlim_max: 2048)
             setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+        }
+        if let path = flags["verbose"] {
+            let log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+            for standard in [STDOUT_FILENO, STDERR_FILENO] { dup2(log, standard) }
         }
         let name = "chaos:\(getpid())"
         let client = PostgresClient(configuration: configuration, maximumConnections: 6, applicationName: name, logger: logger)
