@@ -61,20 +61,29 @@ struct FolderCacheTests {
         for name in folder.names("cache/blobs") { unlink(cache.path(name)) }
         let before = cache.usage()
         #expect(before.files == 0 && before.folders == 3 && before.folderBytes == 60_000 + 12 + 15)
+        // Another test's child process has copies of all locks until it runs its program: a freed one is free a moment later.
+        try await until { cache.entries().map(\.isLocked) == [true, false, false] }
         let listed = cache.entries()
-        #expect(listed.map(\.sha256) == [held, old, young].map(\.sha256) && listed.map(\.isLocked) == [true, false, false])
-        #expect(listed.allSatisfy { $0.kind == .folder })
+        #expect(listed.map(\.sha256) == [held, old, young].map(\.sha256) && listed.allSatisfy { $0.kind == .folder })
 
-        let usage = try cache.prune(to: 56_000)
+        var usage = ArtifactCache.Usage()
+        try await until {
+            usage = try cache.prune(to: 56_000)
+            return usage.removedBytes > 0
+        }
         #expect(usage.removedFolders == 1 && usage.removedFiles == 0 && usage.removedBytes == 10_000 + 3 + 4)
         #expect(folder.names("cache/folders") == [held, young].map(\.sha256).sorted())
         // However full it is.
         try age(cache.path(young.sha256, .folder), 10)
-        #expect(try cache.prune(to: 0).removedFolders == 1)
+        try await until { try cache.prune(to: 0).removedFolders == 1 }
         #expect(folder.names("cache/folders") == [held.sha256])
         #expect(folder.names("cache/locks") == ["folder-" + held.sha256])
         folders[held.sha256]!.release()
-        #expect(try cache.prune(to: 0) == .init(removedFolders: 1, removedBytes: 20_000 + 4 + 5))
+        try await until {
+            usage = try cache.prune(to: 0)
+            return usage.removedFolders > 0
+        }
+        #expect(usage == .init(removedFolders: 1, removedBytes: 20_000 + 4 + 5))
         #expect(folder.names("cache/folders") == [] && folder.names("cache/locks") == [])
     }
 
@@ -87,11 +96,15 @@ struct FolderCacheTests {
         try age(cache.path(model.sha256, .folder), 200)
         #expect(held != nil && cache.entries().first?.kind == .folder && cache.entries().first?.isLocked == true)
         held = nil
-        #expect(cache.entries().first?.isLocked == false)
+        try await until { cache.entries().first?.isLocked == false }
         // A look is a use.
         _ = try await ModelFolder.fetch(model.url, sha256: model.sha256, with: fetcher(cache))
         #expect(cache.entries().last?.kind == .folder)
-        let usage = try cache.prune(to: 6000)
+        var usage = ArtifactCache.Usage()
+        try await until {
+            usage = try cache.prune(to: 6000)
+            return usage.removedBytes > 0
+        }
         #expect(usage.removedFiles > 0 && usage.removedFolders == 0 && usage.folders == 1)
     }
 

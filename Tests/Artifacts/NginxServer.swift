@@ -66,7 +66,15 @@ final class NginxServer {
     func kill() { stop() }
 
     /// Starts it again, on the same port.
-    func restart() throws { (process, input) = try Self.start(folder.path, port) }
+    /// - Parameter directive: one that it does not have any more.
+    func restart(without directive: String? = nil) throws {
+        if let directive {
+            let file = URL(filePath: folder.path + "/nginx.conf")
+            let configuration = try String(contentsOf: file, encoding: .utf8)
+            try Data(configuration.replacing(directive, with: "").utf8).write(to: file)
+        }
+        (process, input) = try Self.start(folder.path, port)
+    }
 
     private func stop() {
         if let master = Self.master(folder.path) {

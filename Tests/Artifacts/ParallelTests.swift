@@ -134,19 +134,22 @@ struct ParallelTests {
     func hostLimit() async throws {
         let threads = TransferThreads(maximum: 8, maximumPerHost: 3)
         let counts = Counts()
+        let gate = Gate()
+        defer { gate.open() }
         try await withThrowingTaskGroup(of: Void.self) { group in
             for _ in 0..<12 {
                 group.addTask {
                     try await threads.run(host: "slow") { _ in
                         counts.begin()
-                        Thread.sleep(forTimeInterval: 0.05)
+                        gate.wait()
                         counts.end()
                     }
                 }
             }
-            try await Task.sleep(for: .milliseconds(20))
+            try await until { counts.now == 3 }
             // It does not wait behind the slow host's nine others.
-            #expect(try await threads.run(host: "fast") { _ in counts.now } > 0)
+            #expect(try await threads.run(host: "fast") { _ in counts.now } == 3)
+            gate.open()
             try await group.waitForAll()
         }
         #expect(counts.most == 3)

@@ -28,16 +28,11 @@ struct S3RangeTests {
     private func fetcher(_ s3: S3Configuration) throws -> ArtifactFetcher {
         var limits = TransferLimits()
         (limits.parallelThreshold, limits.segmentBytes, limits.parallelTransfers) = (500_000, 100_000, 4)
+        // nginx is away for a moment.
+        limits.attempts = 7
         return ArtifactFetcher(
             policy: try ArtifactPolicy(allow: ["s3://studio-latents/"]), cache: folder.path + "/cache", maximumBytes: 1 << 26,
             limits: limits, s3: s3, firstDelay: 0.05, logger: Logger(label: "test"), onFetch: nil)
-    }
-
-    private func content(_ path: String) -> [UInt8] { Array(FileManager.default.contents(atPath: path) ?? Data()) }
-
-    private func completeSegments() -> Int {
-        guard let name = folder.names("cache/parts").first(where: { $0.hasSuffix(".segments") }) else { return 0 }
-        return max(0, content("\(folder.path)/cache/parts/\(name)").count { $0 == UInt8(ascii: "\n") } - 1)
     }
 
     @Test("the ranges of an object come side by side, each signed, with keys and with a session", arguments: [false, true])
@@ -58,8 +53,8 @@ struct S3RangeTests {
         "an object that is replaced while its ranges come is never mixed: the new one comes whole, and the old one is said to be gone",
         arguments: [true, false])
     func replacedMeanwhile(wantsNew: Bool) async throws {
-        // A range takes two seconds and the stream five: each of three helpers asks again while it goes on.
-        let proxy = try proxy("set $limit_rate 400k; if ($http_range) { set $limit_rate 40k; }")
+        // Nothing comes to an end before the object has been replaced and nginx, killed, is back without its limit.
+        let proxy = try proxy("limit_rate 2k;")
         let s3 = configuration(proxy)
         let direct = try ArtifactStore(location: "s3://studio-latents/replaced", s3: server.configuration(server.user))
         let (old, new) = (someBytes(2_000_000), someBytes(2_000_000).map { ~$0 })
@@ -68,8 +63,10 @@ struct S3RangeTests {
         let url = try await direct.put(old, name: name).url
         let fetcher = try fetcher(s3)
         let fetching = Task { try await fetcher.fetch(url, sha256: wantsNew ? newDigest : oldDigest) }
-        try await until { completeSegments() > 0 }
+        try await until { folder.names("cache/parts").contains { $0.hasSuffix(".segments") } }
         _ = try await direct.put(new, name: name)
+        proxy.kill()
+        try proxy.restart(without: "limit_rate 2k;")
         if wantsNew {
             #expect(try await SHA256.hexDigest(ofFile: fetching.value) == newDigest)
         } else {
@@ -103,7 +100,6 @@ struct S3RangeTests {
             try await until { proxy.log.count { $0.path.contains("partNumber=3") } == TransferLimits().attempts }
         }
         #expect(!(try await uploads().contains("<Key>aborted/\(name)</Key>")))
-        #expect(proxy.log.contains { $0.path.contains("partNumber=1&") && $0.status == 200 })
         // It asked whether parts were left.
         try await until { proxy.log.last.map { $0.path.contains("uploadId=") && $0.status == 404 } ?? false }
     }
