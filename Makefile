@@ -18,6 +18,7 @@ test: build
 bench: build
 	@Tests/Performance/bench
 	@Tests/Performance/bench queue
+	@Tests/Performance/bench ingest
 
 chaos: build
 	@.build/release/Chaos $(CHAOS)

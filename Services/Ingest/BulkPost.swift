@@ -6,12 +6,17 @@ import ServiceKit
 
 /// One NDJSON body on its way into the store: lines in, a result for each.
 ///
-/// A line that is refused never keeps another from being stored, unless the client asked for all or nothing. Lines are stored in chunks, one
-/// after the other, so that a key's first line wins; while the database takes one, the next is decoded. Posting the whole again after a
-/// connection broke in between is safe, because what was stored is a replay.
+/// A line that is refused never keeps another from being stored, unless the client asked for all or nothing. Lines are stored in chunks; while
+/// the database takes some, the next is decoded. Posting the whole again after a connection broke in between is safe, because what was stored
+/// is a replay.
 struct BulkPost {
     /// Stores a chunk in a transaction of its own.
     typealias Store = @Sendable ([NewLabel]) async throws -> [PostResult]
+
+    /// What makes a pair the same pair.
+    private struct Key: Hashable {
+        let source, externalID: String
+    }
 
     /// Lines that are stored together.
     private struct Chunk {
@@ -19,16 +24,36 @@ struct BulkPost {
         var lines: [(number: Int, errors: [ProblemDocument.FieldError]?)] = []
         var labels: [NewLabel] = []
         var bytes = 0
+        private var keys: Set<Key> = []
+        private var hasOnlyPairs = true
+
+        mutating func add(_ label: NewLabel, number: Int) {
+            lines.append((number, nil))
+            labels.append(label)
+            if case .pair(let pair) = label {
+                keys.insert(Key(source: pair.source, externalID: pair.externalID))
+            } else {
+                hasOnlyPairs = false
+            }
+        }
+
+        /// Whether the two may be stored in any order: a key's first line wins, so none may stand in both. (A ranking's pairs have keys too.)
+        func isApart(from other: Chunk) -> Bool { hasOnlyPairs && other.hasOnlyPairs && keys.isDisjoint(with: other.keys) }
     }
+
+    /// How many chunks are stored at a time.
+    private static let atOnce = 2
 
     private let reader: LabelReader
     private let began = ContinuousClock.now
     private let limit: ChunkLimit
+    private let share: BodyMemory.Share
     private let store: Store?
     private var splitter = LineSplitter()
     private var number = 0
     private var chunk = Chunk()
-    private var storing: (chunk: Chunk, results: Task<[PostResult], any Error>)?
+    /// Oldest first.
+    private var storing: [(chunk: Chunk, results: Task<[PostResult], any Error>)] = []
     private var answer: BulkDocument
 
     /// How much is stored together at most.
@@ -38,18 +63,33 @@ struct BulkPost {
         var bytes = 2 << 20
     }
 
-    /// - Parameter store: stores each chunk as it fills. Without it everything is decoded first, before a transaction begins that would have to
-    ///   wait for the dimensions to be looked up, and stored by ``finish(on:_:)``.
-    init(reader: LabelReader, limit: ChunkLimit, options: PostOptions, store: Store? = nil) {
+    /// - Parameters:
+    ///   - store: stores each chunk as it fills. Without it everything is decoded first, before a transaction begins that would have to wait
+    ///     for the dimensions to be looked up, and stored by ``finish(_:)``.
+    ///   - share: where pieces are accounted for, if they are stored on the way; given back as they are.
+    init(reader: LabelReader, limit: ChunkLimit, share: BodyMemory.Share, options: PostOptions, store: Store? = nil) {
         self.reader = reader
         self.limit = limit
+        self.share = share
         self.store = store
         answer = BulkDocument(dryRun: options.dryRun, atomic: options.atomic)
     }
 
     /// Takes a piece of the body.
     mutating func add(_ piece: ByteBuffer) async throws {
-        for line in splitter.add(piece) { try await take(line) }
+        // Without a store the whole body is held, and was accounted for as it came.
+        var rest = piece
+        while let part = rest.readSlice(length: store == nil ? rest.readableBytes : min(rest.readableBytes, BodyMemory.free / 2)),
+            part.readableBytes > 0
+        {
+            if store != nil, !share.tryTake(part.readableBytes) {
+                // What is decoded makes room.
+                try await flush()
+                try await settle()
+                try share.take(part.readableBytes)
+            }
+            for line in splitter.add(part) { try await take(line) }
+        }
     }
 
     /// Takes the end of the body.
@@ -78,6 +118,7 @@ struct BulkPost {
 
     /// Ends what is under way after something went wrong, and answers how many lines have been dealt with.
     mutating func abandon() async -> Int {
+        for (_, results) in storing { _ = await results.result }
         try? await settle()
         return answer.results.count
     }
@@ -93,39 +134,46 @@ struct BulkPost {
     private mutating func take(_ line: ByteBuffer) async throws {
         number += 1
         let bytes = line.readableBytesView
+        chunk.bytes += bytes.count + 1
         if bytes.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0d }) { return }
         switch try await reader.decode(bytes, request: began) {
-        case .label(let label):
-            chunk.lines.append((number, nil))
-            chunk.labels.append(label)
+        case .label(let label): chunk.add(label, number: number)
         case .errors(let errors): chunk.lines.append((number, errors))
         }
-        chunk.bytes += bytes.count
         if store != nil, chunk.lines.count >= limit.lines || chunk.bytes >= limit.bytes { try await flush() }
         // Timers of this process wait while a long body is decoded.
         if number % 256 == 0 { await Task.yield() }
     }
 
-    /// Begins to store the chunk, once the one before is stored.
+    /// Begins to store the chunk, once there is a place for it and nothing that it depends on is under way.
     private mutating func flush() async throws {
-        try await settle()
-        guard let store, !chunk.lines.isEmpty else { return }
-        let labels = chunk.labels
+        guard let store else { return }
+        guard !chunk.lines.isEmpty else {
+            // Empty lines leave nothing behind.
+            share.giveBack(chunk.bytes)
+            chunk.bytes = 0
+            return
+        }
+        let current = chunk
+        try await settle(leaving: storing.allSatisfy { $0.chunk.isApart(from: current) } ? Self.atOnce - 1 : 0)
+        let labels = current.labels
         chunk.labels = []
-        storing = (chunk, Task { try await store(labels) })
+        storing.append((chunk, Task { try await store(labels) }))
         chunk = Chunk()
     }
 
-    private mutating func settle() async throws {
-        guard let (chunk, task) = storing else { return }
-        storing = nil
-        note(
-            chunk,
-            try await withTaskCancellationHandler {
-                try await task.value
+    /// Waits for chunks that are being stored, oldest first, until so many are left, and notes their results.
+    private mutating func settle(leaving left: Int = 0) async throws {
+        while storing.count > left {
+            let (chunk, results) = storing.removeFirst()
+            defer { share.giveBack(chunk.bytes) }
+            let found = try await withTaskCancellationHandler {
+                try await results.value
             } onCancel: {
-                task.cancel()
-            })
+                results.cancel()
+            }
+            note(chunk, found)
+        }
     }
 
     private mutating func note(_ chunk: Chunk, _ results: [PostResult]) {

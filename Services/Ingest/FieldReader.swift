@@ -59,7 +59,7 @@ struct FieldReader {
             add("/\(field)", "is required")
             return nil
         }
-        guard case .string(let text) = value else {
+        guard case .string(var text) = value else {
             add("/\(field)", "expected a string, found \(value.kind)")
             return nil
         }
@@ -71,7 +71,7 @@ struct FieldReader {
             add("/\(field)", "has \(text.utf8.count) bytes, more than the \(limit) that are accepted")
             return nil
         }
-        guard !text.utf8.contains(0) else {
+        guard text.withUTF8({ offset(of: 0, in: UnsafeRawBufferPointer($0)) }) == nil else {
             add("/\(field)", "has a NUL character")
             return nil
         }

@@ -6,6 +6,8 @@ struct IngestConfiguration: Sendable {
     var bodyLimit = 8 << 20
     /// The largest bulk body, in bytes.
     var bulkLimit = 64 << 20
+    /// What the bodies of all requests may hold in memory together, in bytes, beyond a little for each.
+    var bodyMemory = 256 << 20
     /// How much of a bulk body one transaction stores.
     var chunk = BulkPost.ChunkLimit()
     /// The largest latent artifact that is fetched, in bytes.
@@ -18,6 +20,7 @@ struct IngestConfiguration: Sendable {
     static let variables: [(name: String, meaning: String, fallback: String)] = [
         ("FORETASTE_INGEST_MAX_BODY_BYTES", "the largest body with one pair", "8388608"),
         ("FORETASTE_INGEST_MAX_BULK_BYTES", "the largest application/x-ndjson body", "67108864"),
+        ("FORETASTE_INGEST_BODY_MEMORY_BYTES", "what bodies hold in memory together, beyond 128 KiB each", "268435456"),
         ("FORETASTE_INGEST_MAX_ARTIFACT_BYTES", "the largest latent artifact", "536870912"),
         ("FORETASTE_INGEST_RETRY_SECONDS", "waits before an unreachable artifact is tried again, by commas", "1,3,9"),
         ("FORETASTE_INGEST_CONCURRENCY", "verification jobs at once", "2"),
@@ -28,6 +31,7 @@ struct IngestConfiguration: Sendable {
     init(_ environment: ServiceEnvironment) throws {
         bodyLimit = try environment.integer("FORETASTE_INGEST_MAX_BODY_BYTES", in: 1024...1 << 30) ?? bodyLimit
         bulkLimit = try environment.integer("FORETASTE_INGEST_MAX_BULK_BYTES", in: 1024...1 << 30) ?? bulkLimit
+        bodyMemory = try environment.integer("FORETASTE_INGEST_BODY_MEMORY_BYTES", in: 1 << 20...1 << 40) ?? bodyMemory
         artifactLimit = try environment.integer("FORETASTE_INGEST_MAX_ARTIFACT_BYTES", in: 1024...1 << 40) ?? artifactLimit
         concurrency = try environment.integer("FORETASTE_INGEST_CONCURRENCY", in: 1...64) ?? concurrency
         let name = "FORETASTE_INGEST_RETRY_SECONDS"

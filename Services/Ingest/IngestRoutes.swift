@@ -14,6 +14,7 @@ struct IngestRoutes: Sendable {
     let configuration: IngestConfiguration
     private let answers: IdempotentAnswers
     private let reader: LabelReader
+    private let memory: BodyMemory
 
     init(client: PostgresClient, configuration: IngestConfiguration, reader: LabelReader) {
         self.client = client
@@ -21,6 +22,7 @@ struct IngestRoutes: Sendable {
         self.configuration = configuration
         store = PreferenceStore(client: client)
         answers = IdempotentAnswers(client: client)
+        memory = BodyMemory(limit: configuration.bodyMemory)
     }
 
     func add(to router: ServiceRouter) {
@@ -42,20 +44,23 @@ struct IngestRoutes: Sendable {
         let sent = try IdempotentAnswers.key(of: request)
         // A dry run has no effect that could be repeated.
         let key = options.dryRun ? nil : sent
+        let share = memory.share()
+        defer { share.giveBack() }
         if type == "application/json" {
-            let body = try await request.body(upTo: configuration.bodyLimit, gzip: true)
+            let body = try await request.body(upTo: configuration.bodyLimit, gzip: true, admit: share.take)
             let label: NewLabel
             switch try await reader.decode(body.readableBytesView) {
             case .errors(let errors): throw Problem.invalid(errors)
             case .label(let decoded): label = decoded
             }
+            guard options.dryRun || key != nil else { return try Self.answer(try await store.post([label])[0], dryRun: false) }
             return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
-                try await postOne(label, dryRun: options.dryRun, on: connection)
+                try Self.answer(try await store.post([label], on: connection)[0], dryRun: options.dryRun)
             }
         }
-        guard options.atomic || options.dryRun || key != nil else { return try await postLines(of: request, options) }
-        let body = try await request.body(upTo: configuration.bulkLimit, gzip: true)
-        var post = bulk(options)
+        guard options.atomic || options.dryRun || key != nil else { return try await postLines(of: request, options, share) }
+        let body = try await request.body(upTo: configuration.bulkLimit, gzip: true, admit: share.take)
+        var post = bulk(options, share)
         try await post.add(body)
         try await post.end()
         return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
@@ -67,14 +72,14 @@ struct IngestRoutes: Sendable {
     }
 
     /// Lines are stored as they arrive: what is held does not grow with the body.
-    private func postLines(of request: Request, _ options: PostOptions) async throws -> Response {
+    private func postLines(of request: Request, _ options: PostOptions, _ share: BodyMemory.Share) async throws -> Response {
         let store = store
-        var post = bulk(options) { try await store.post($0) }
+        var post = bulk(options, share) { try await store.post($0) }
         do {
             try await request.read(upTo: configuration.bulkLimit, gzip: true) { try await post.add($0) }
         } catch {
             let settled = await post.abandon()
-            guard settled > 0, var problem = error as? Problem, problem.status == .contentTooLarge else { throw error }
+            guard settled > 0, var problem = error as? Problem else { throw error }
             problem.document.detail =
                 "\(problem.document.detail ?? "") Its first \(settled) lines have been dealt with; sending them again is safe."
             throw problem
@@ -83,12 +88,12 @@ struct IngestRoutes: Sendable {
         return .json(try document.json(), status: .init(code: document.status))
     }
 
-    private func bulk(_ options: PostOptions, _ store: BulkPost.Store? = nil) -> BulkPost {
-        BulkPost(reader: reader, limit: configuration.chunk, options: options, store: store)
+    private func bulk(_ options: PostOptions, _ share: BodyMemory.Share, _ store: BulkPost.Store? = nil) -> BulkPost {
+        BulkPost(reader: reader, limit: configuration.chunk, share: share, options: options, store: store)
     }
 
-    private func postOne(_ label: NewLabel, dryRun: Bool, on connection: PostgresConnection) async throws -> Response {
-        switch try await store.post([label], on: connection)[0] {
+    private static func answer(_ result: PostResult, dryRun: Bool) throws -> Response {
+        switch result {
         case .created where dryRun:
             return .json(try documentBytes(PostedDocument(id: nil, state: .received, dryRun: true)))
         case .created(let id):

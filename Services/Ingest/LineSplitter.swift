@@ -1,3 +1,4 @@
+import Foundation
 import NIOCore
 
 /// Cuts a stream of pieces into lines.
@@ -8,8 +9,8 @@ struct LineSplitter {
     mutating func add(_ piece: ByteBuffer) -> [ByteBuffer] {
         var piece = piece
         var lines: [ByteBuffer] = []
-        while let end = piece.readableBytesView.firstIndex(of: UInt8(ascii: "\n")) {
-            var line = piece.readSlice(length: end - piece.readerIndex)!
+        while let length = piece.withUnsafeReadableBytes({ offset(of: UInt8(ascii: "\n"), in: $0) }) {
+            var line = piece.readSlice(length: length)!
             piece.moveReaderIndex(forwardBy: 1)
             if rest.readableBytes > 0 {
                 rest.writeBuffer(&line)
@@ -27,4 +28,10 @@ struct LineSplitter {
         defer { rest = ByteBuffer() }
         return rest
     }
+}
+
+/// Where a byte first stands.
+func offset(of byte: UInt8, in bytes: UnsafeRawBufferPointer) -> Int? {
+    guard let start = bytes.baseAddress, let found = memchr(start, CInt(byte), bytes.count) else { return nil }
+    return UnsafeRawPointer(found) - start
 }

@@ -59,7 +59,7 @@ extension PreferenceStore {
     private func withoutKnown(
         _ pairs: [Posted], _ results: inout [PostResult?], _ unclear: inout [Posted], on connection: PostgresConnection
     ) async throws -> [Posted] {
-        // One by one through the index: the planner would rather read the whole of a table that it takes for small.
+        // One by one through the index, as in the INSERT.
         let known = try await connection.query(
             """
             select w.place - 1 as place, p.id, p.state, p.content

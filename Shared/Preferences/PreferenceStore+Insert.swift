@@ -28,45 +28,35 @@ extension PreferenceStore {
     /// Stores pairs with the jobs that will verify the new ones.
     func insertAndVerify(_ pairs: [NewPair], on connection: PostgresConnection) async throws -> [PostResult] {
         let posted = Self.posted(pairs)
-        if pairs.count >= Self.copiedFrom { return try await copyAndVerify(posted, on: connection) }
-        // The jobs come first and name rows to be; of those that turn out to be replays no verification finds anything.
-        try await connection.query("savepoint verification")
-        let verification = try await enqueueVerification(ofNew: posted.map(\.id), on: connection)
-        let rows = posted.map { Row($0, job: verification.job(of: $0.line)) }
-        return try await insert(rows, rankingID: nil, on: connection) {
-            // All of them were known: there is nothing to verify.
-            try await connection.query("rollback to savepoint verification")
-        }
+        return pairs.count < Self.copiedFrom
+            ? try await insert(posted, rankingID: nil, on: connection) : try await copyAndVerify(posted, on: connection)
     }
 
     /// Pairs of a ranking as rows, without their verification.
     func insert(_ pairs: [NewPair], rankingID: String, on connection: PostgresConnection) async throws -> [PostResult] {
-        try await insert(Self.posted(pairs).map { Row($0, job: nil) }, rankingID: rankingID, on: connection) {}
+        try await insert(Self.posted(pairs), rankingID: rankingID, on: connection)
     }
 
-    /// - Parameter nothingNew: called when no row was new, before they are compared with what is there.
-    private func insert(
-        _ rows: [Row], rankingID: String?, on connection: PostgresConnection, nothingNew: () async throws -> Void
-    ) async throws -> [PostResult] {
-        var results = [PostResult?](repeating: nil, count: rows.count)
-        let posted = try PostgresValue.json(encoding: rows)
+    /// A few pairs in one statement, which needs no transaction around it: the new ones, and with them their verification's job unless they
+    /// are a ranking's.
+    private func insert(_ posted: [Posted], rankingID: String?, on connection: PostgresConnection) async throws -> [PostResult] {
+        var results = [PostResult?](repeating: nil, count: posted.count)
+        let rows = try PostgresValue.json(encoding: posted.map(Row.init))
         var created = 0
-        for row in try await connection.query(Self.insert, [posted, PostgresValue(rankingID)]) {
+        let kind = rankingID == nil ? VerificationArguments.kind : nil
+        for row in try await connection.query(Self.insert, [rows, PostgresValue(rankingID), PostgresValue(kind)]) {
             results[try row["line"].int] = .created(id: try row["id"].string)
             created += 1
         }
-        if created == 0 { try await nothingNew() }
-        if created < rows.count {
-            // A statement of its own: it sees rows that another transaction committed while the insert waited for them.
-            for row in try await connection.query(Self.compare, [posted]) { try Self.compared(row, &results) }
-        }
+        // A statement of its own: it sees rows that another transaction committed while the insert waited for them.
+        if created < posted.count { try await compare(posted, &results, on: connection) }
         return try Self.complete(results)
     }
 
     /// Compares pairs with the stored ones that have their keys.
     func compare(_ pairs: [Posted], _ results: inout [PostResult?], on connection: PostgresConnection) async throws {
         guard !pairs.isEmpty else { return }
-        let posted = try PostgresValue.json(encoding: pairs.map { Row($0, job: nil) })
+        let posted = try PostgresValue.json(encoding: pairs.map(Row.init))
         for row in try await connection.query(Self.compare, [posted]) { try Self.compared(row, &results) }
     }
 
@@ -96,19 +86,17 @@ extension PreferenceStore {
     private struct Row: Encodable {
         let line: Int
         let id: String
-        let verify_job: Int64?
         let source, external_id, prompt, dimension, outcome, rater, a_url, a_sha256, b_url, b_sha256, content: String
         let votes: Votes?
         let soft_label, margin: Double?
         let strength: Int?
         let presentation: String?
 
-        init(_ posted: Posted, job: Int64?) {
+        init(_ posted: Posted) {
             let pair = posted.pair
             line = posted.line
             id = posted.id
             content = posted.content
-            verify_job = job
             source = pair.source
             external_id = pair.externalID
             prompt = pair.prompt
@@ -133,17 +121,23 @@ extension PreferenceStore {
         """
 
     private static let rows = """
-        jsonb_to_recordset($1::jsonb) as p(line integer, id text, verify_job bigint, source text, external_id text, prompt text, dimension text, \
+        jsonb_to_recordset($1::jsonb) as p(line integer, id text, source text, external_id text, prompt text, dimension text, \
         outcome text, rater text, a_url text, a_sha256 text, b_url text, b_sha256 text, votes jsonb, soft_label double precision, \
         margin double precision, strength integer, presentation text, content text)
         """
 
-    /// A key's first line wins.
+    /// Keys are looked up one by one through the index (hence the offsets): the planner would rather read the whole of a table that it takes for
+    /// small. A key's first line wins. A job that names a row which another transaction has meanwhile stored finds nothing to verify.
     private static let insert = """
-        with posted as (select * from \(rows)),
+        with posted as materialized (
+            select * from \(rows)
+            where (select e.id from preferences.pair e where e.source = p.source and e.external_id = p.external_id offset 0) is null),
+        job as materialized (
+            select queue.enqueue($3::text, jsonb_build_object('pairs', (select jsonb_agg(id order by line) from posted), 'try', 1)) as number
+            where $3::text is not null and exists (select from posted)),
         created as (
             insert into preferences.pair (id, verify_job, \(fields), ranking_id)
-            select id, verify_job, \(fields), $2 from posted order by source collate "C", external_id collate "C", line
+            select id, (select number from job), \(fields), $2 from posted order by source collate "C", external_id collate "C", line
             on conflict (source, external_id) do nothing
             returning id)
         select c.id, p.line from created c join posted p using (id) order by p.line
@@ -162,6 +156,7 @@ extension PreferenceStore {
                    case when e.margin is distinct from p.margin then '/margin' end,
                    case when e.strength is distinct from p.strength then '/strength' end,
                    case when e.presentation is distinct from p.presentation then '/presentation' end], null) end as pointers
-        from \(rows) join preferences.pair e on e.source = p.source and e.external_id = p.external_id
+        from \(rows)
+        cross join lateral (select * from preferences.pair e where e.source = p.source and e.external_id = p.external_id offset 0) e
         """
 }

@@ -21,14 +21,18 @@ public struct PreferenceStore: Sendable {
     /// A key that occurs twice among `pairs` is created by its first occurrence; the others are replays or conflicts.
     @discardableResult
     public func post(_ pairs: [NewPair]) async throws -> [PostResult] {
-        guard !pairs.isEmpty else { return [] }
-        return try await client.transaction { connection in try await insertAndVerify(pairs, on: connection) }
+        try await post(pairs.map(NewLabel.pair))
     }
 
     /// Stores labels of any kind as ``post(_:)-([NewPair])`` does pairs.
     @discardableResult
     public func post(_ labels: [NewLabel]) async throws -> [PostResult] {
         guard !labels.isEmpty else { return [] }
+        let pairs = labels.compactMap { label in if case .pair(let pair) = label { pair } else { nil } }
+        if pairs.count == labels.count, pairs.count < Self.copiedFrom {
+            // One statement is a transaction of its own.
+            return try await client.withConnection { connection in try await insertAndVerify(pairs, on: connection) }
+        }
         return try await client.transaction { connection in try await post(labels, on: connection) }
     }
 

@@ -31,10 +31,12 @@ extension Request {
     /// - Parameters:
     ///   - limit: how many bytes the body may have, unpacked.
     ///   - gzip: whether `Content-Encoding: gzip` is taken.
-    public func body(upTo limit: Int, gzip: Bool = false) async throws -> ByteBuffer {
+    ///   - admit: told of each piece's size before it is held; throws where there is no room for it.
+    public func body(upTo limit: Int, gzip: Bool = false, admit: (Int) throws -> Void = { _ in }) async throws -> ByteBuffer {
         var collected = ByteBuffer()
         // The first piece is taken as it is, without a copy.
         try await read(upTo: limit, gzip: gzip) { piece in
+            try admit(piece.readableBytes)
             if collected.capacity == 0 { collected = piece } else { collected.writeImmutableBuffer(piece) }
         }
         return collected
