@@ -18,6 +18,7 @@ create table queue.queue (
     backoff_base interval not null default '1 second',
     backoff_cap interval not null,
     retention interval,
+    history boolean not null default true,
     uses_slots boolean not null default false
 );
 comment on table queue.queue is 'Settings, a row a queue. A job goes to the queue named like its kind unless told otherwise.';
@@ -28,6 +29,7 @@ comment on column queue.queue.max_attempts is 'Failures (errors thrown by the ha
 comment on column queue.queue.max_rescues is 'Crashes (leases lost with the worker) after which the job is dead: a crash loop.';
 comment on column queue.queue.uses_slots is 'Some job of it named a slot, so that claims look for permits; set by the first one.';
 comment on column queue.queue.retention is 'How long finished jobs stay in queue.done; null: for ever.';
+comment on column queue.queue.history is 'Whether jobs that succeed leave a row in queue.done at all; those that others wait for always do.';
 
 create table queue.worker (
     id bigint generated always as identity primary key,

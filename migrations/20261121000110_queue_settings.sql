@@ -5,13 +5,14 @@
 create function queue.define(
     name text, class text default 'short', worker_ttl interval default null, max_attempts int default null,
     max_rescues int default null, backoff_base interval default null, backoff_cap interval default null,
-    stall_timeout interval default null, retention interval default null
+    stall_timeout interval default null, retention interval default null, history boolean default true
 ) returns smallint language sql as $$
     select queue.record('define', 'queue ' || define.name, jsonb_build_object('class', define.class, 'worker_ttl', define.worker_ttl,
         'max_attempts', define.max_attempts, 'max_rescues', define.max_rescues, 'backoff_base', define.backoff_base,
-        'backoff_cap', define.backoff_cap, 'stall_timeout', define.stall_timeout, 'retention', define.retention));
+        'backoff_cap', define.backoff_cap, 'stall_timeout', define.stall_timeout, 'retention', define.retention,
+        'history', define.history));
     insert into queue.queue as q
-        (name, class, worker_ttl, max_attempts, max_rescues, backoff_base, backoff_cap, stall_timeout, retention)
+        (name, class, worker_ttl, max_attempts, max_rescues, backoff_base, backoff_cap, stall_timeout, retention, history)
     values (
         define.name, define.class,
         coalesce(define.worker_ttl, case define.class when 'long' then interval '30 seconds' else interval '10 seconds' end),
@@ -20,11 +21,13 @@ create function queue.define(
         coalesce(define.backoff_base, interval '1 second'),
         coalesce(define.backoff_cap, case define.class when 'long' then interval '1 hour' else interval '15 minutes' end),
         coalesce(define.stall_timeout, case define.class when 'long' then interval '15 minutes' end),
-        coalesce(define.retention, case define.class when 'short' then interval '7 days' end))
+        coalesce(define.retention, case define.class when 'short' then interval '7 days' end),
+        coalesce(define.history, true))
     on conflict (name) do update set
         class = excluded.class, worker_ttl = excluded.worker_ttl, max_attempts = excluded.max_attempts,
         max_rescues = excluded.max_rescues, backoff_base = excluded.backoff_base, backoff_cap = excluded.backoff_cap,
-        stall_timeout = excluded.stall_timeout, retention = excluded.retention
+        stall_timeout = excluded.stall_timeout, retention = excluded.retention,
+        history = excluded.history
     returning id
 $$;
 comment on function queue.define is 'Creates a queue, or changes its settings; a setting not given takes the default of the class.';

@@ -18,7 +18,9 @@ create function queue.finish(ids bigint[], tokens bigint[], results jsonb[]) ret
 declare
     finished bigint[];
     parents bigint[];
+    forgotten bigint[];
     has_slots boolean;
+    silent constant smallint[] := array(select q.id from queue.queue q where not q.history);
 begin
     if octet_length(finish.results::text) > 65536 and exists (select from unnest(finish.results) r where octet_length(r::text) > 65536) then
         raise exception 'a job''s result is limited to 64 kB' using errcode = 'program_limit_exceeded',
@@ -33,8 +35,15 @@ begin
         insert into queue.done (id, token, worker_id, created_at, claimed_at, finished_at, attempt, queue_id, failures, rescues, kind, result)
         select fin.id, fin.token, fin.worker_id, fin.created_at, fin.claimed_at, clock_timestamp(), fin.attempt, fin.queue_id,
             fin.failures, fin.rescues, fin.kind, fin.result from fin
+        -- What others wait for they may want to read.
+        where fin.parent or fin.queue_id <> all (silent)
     )
-    select array_agg(fin.id), array_agg(fin.id) filter (where fin.parent), bool_or(fin.slot is not null) into finished, parents, has_slots from fin;
+    select array_agg(fin.id), array_agg(fin.id) filter (where fin.parent), bool_or(fin.slot is not null),
+        array_agg(fin.id) filter (where fin.queue_id = any (silent) and not fin.parent)
+    into finished, parents, has_slots, forgotten from fin;
+    if forgotten is not null then
+        delete from queue.body b where b.id = any (forgotten);
+    end if;
     delete from queue.checkpoint c where c.job_id = any (finished);
     delete from queue.run r where r.job_id = any (finished);
     if found then
@@ -50,7 +59,7 @@ begin
     return coalesce(finished, '{}');
 end
 $$;
-comment on function queue.finish is 'Moves leased jobs to queue.done and returns the ids that really were; what queue.complete and queue.turn share.';
+comment on function queue.finish is 'Moves leased jobs to queue.done (or nowhere, where the queue keeps no history) and returns the ids that really were; what queue.complete and queue.turn share.';
 
 create function queue.complete(ids bigint[], tokens bigint[], results jsonb[]) returns setof bigint language sql as $$
     select unnest(queue.finish(complete.ids, complete.tokens, complete.results))

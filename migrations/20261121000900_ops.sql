@@ -82,7 +82,8 @@ select
     coalesce(extract(epoch from clock_timestamp() - d.oldest_ready), 0)::double precision as oldest_ready_s,
     coalesce(extract(epoch from clock_timestamp() - d.oldest_leased), 0)::double precision as oldest_leased_s,
     coalesce(c.capacity, 0)::bigint as capacity,
-    case when c.capacity > 0 then coalesce(d.leased, 0)::double precision / c.capacity end as utilisation
+    case when c.capacity > 0 then coalesce(d.leased, 0)::double precision / c.capacity end as utilisation,
+    q.history
 from queue.queue q
 left join (
     select queue_id, sum(ready) as ready, sum(leased) as leased, sum(deferred) as deferred, sum(waiting) as waiting,
@@ -97,6 +98,7 @@ left join (
     group by l.queue
 ) c on c.queue = q.name;
 comment on view ops.queue_now is 'A row a queue: depth by state, age of the oldest ready and the oldest running job, and how much of the workers'' capacity is used. Alert when oldest_ready_s stays above what the queue promises.';
+comment on column ops.queue_now.history is 'Whether jobs that succeed stay to be seen (queue.define).';
 comment on column ops.queue_now.capacity is 'How many jobs the live workers can run at a time, as they said within the last half minute.';
 
 create function queue.leased() returns setof bigint language sql stable rows 100 set enable_seqscan = off as $$

@@ -2,34 +2,28 @@ import Foundation
 import Postgres
 
 /// A job in the hands of its handler.
-public final class JobContext: Sendable {
+public struct JobContext: Sendable {
     /// The job's id.
-    public let id: Int64
+    public var id: Int64 { run.job.id }
     /// The fencing token of this run.
-    public let token: Int64
+    public var token: Int64 { run.job.token }
     /// Which start of the job this is, from 1.
-    public let attempt: Int
+    public var attempt: Int { run.job.attempt }
     /// How often its handler has failed so far.
-    public let failures: Int
+    public var failures: Int { run.job.failures }
     /// How often its worker was lost so far.
-    public let rescues: Int
+    public var rescues: Int { run.job.rescues }
     /// The job's kind.
     public let kind: String
-    /// The arguments, JSON text.
-    public let arguments: String
+    /// The arguments, JSON text. Made when it is asked for: ask once.
+    public var arguments: String { run.job.arguments.string }
 
     let run: JobRun
     private let client: PostgresClient
 
-    init(claimed: ClaimedJob, kind: String, run: JobRun, client: PostgresClient) {
-        id = claimed.id
-        token = claimed.token
-        attempt = claimed.attempt
-        failures = claimed.failures
-        rescues = claimed.rescues
-        arguments = claimed.arguments
-        self.kind = kind
+    init(run: JobRun, kind: String, client: PostgresClient) {
         self.run = run
+        self.kind = kind
         self.client = client
     }
 

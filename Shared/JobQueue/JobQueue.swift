@@ -42,7 +42,13 @@ public struct JobQueue: Sendable {
             .string(kind), .json(json), PostgresValue(queue), PostgresValue(dedupeKey), PostgresValue(runAt), .int(band),
             PostgresValue(slot), waitsFor.isEmpty ? .null : .array(waitsFor), .string(onParentFailure.rawValue),
         ]
-        return try await one(Statements.enqueue, parameters, on: connection)["id"].int64
+        let rows =
+            if let connection {
+                try await connection.query(prepared: Statements.enqueue, parameters)
+            } else {
+                try await client.query(prepared: Statements.enqueue, parameters)
+            }
+        return try rows[0]["id"].int64
     }
 
     /// What becomes of a job that waits for one which is given up.

@@ -32,7 +32,7 @@ extension JobWorker {
         var prunedAt = ContinuousClock.now - Self.pruneInterval * Double.random(in: 0...1)
         while !isStopped {
             // The sweep is also the ping that notices a lost session before the others believe it.
-            if lease.isBeatDue(at: .now) || runs.values.contains(where: { $0.settings.isLong && $0.hasNews }) || controlIsAsked {
+            if lease.isBeatDue(at: .now) || held.all.contains(where: { $0.settings.isLong && $0.hasNews }) || controlIsAsked {
                 try await beat(connection)
             }
             let due = try await sweep(connection)
@@ -57,7 +57,7 @@ extension JobWorker {
     private func beat(_ connection: PostgresConnection) async throws {
         guard let workerID else { return try await register(connection) }
         let now = ContinuousClock.now
-        let held = runs.values.filter { !$0.hasLostLease }
+        let held = held.all.filter { !$0.hasLostLease }
         let movement = held.map { $0.movement(at: now) }
         for (run, movement) in zip(held, movement) where movement == .stuck {
             run.loseLease()
@@ -76,7 +76,7 @@ extension JobWorker {
                 logger.warning("this worker was held to be dead; what it runs is dropped", metadata: ["worker": "\(workerID)"])
                 lease.lose()
                 self.workerID = nil
-                for run in runs.values { run.loseLease() }
+                for run in self.held.all { run.loseLease() }
                 return try await register(connection)
             }
             lease.acknowledge(sentAt: now)
@@ -84,7 +84,7 @@ extension JobWorker {
             let lost = Set(try answer["lost"].intArray)
             for run in held where lost.contains(run.key.id) { run.loseLease() }
             let cancelled = Set(try answer["cancelled"].intArray)
-            for run in runs.values where cancelled.contains(run.key.id) { run.requestStop(.cancelled) }
+            for run in self.held.all where cancelled.contains(run.key.id) { run.requestStop(.cancelled) }
         } catch {
             for (run, unsent) in zip(held, news) { if let unsent { run.putBack(unsent) } }
             throw error
@@ -111,7 +111,7 @@ extension JobWorker {
     private func lookForStrays(_ workerID: Int64, _ connection: PostgresConnection) async throws {
         let began = ContinuousClock.now
         // Runs that gave up are left out: the database makes their jobs ready again if nobody has done so yet.
-        let held = runs.values.filter { !$0.hasLostLease }.map(\.key.id)
+        let held = held.all.filter { !$0.hasLostLease }.map(\.job.id)
         try await connection.query(Statements.releaseStrays, [.int(workerID), .double(lease.ttl / .seconds(1)), .array(held)])
         // A job counts as astray when it has been leased for as long as a lease lasts, so one look may be too early.
         if began - (missedAnswerAt ?? began) > lease.ttl * 1.5 { missedAnswerAt = nil }
@@ -156,13 +156,13 @@ extension JobWorker {
     /// Gives up in time although the database cannot be asked, which is when it matters.
     func watchLease() async {
         while !Task.isCancelled {
-            if workerID != nil, lease.standing(at: .now) == .over, !runs.isEmpty {
-                logger.warning("the lease ran out unrenewed; what runs is dropped", metadata: ["jobs": "\(runs.count)"])
-                for run in runs.values { run.loseLease() }
-                // If the next beat comes before anybody's sweep, the database never takes them away: it has to be told.
-                missedAnswerAt = .now
-            }
             if lease.standing(at: .now) == .over {
+                if workerID != nil, !held.all.isEmpty {
+                    logger.warning("the lease ran out unrenewed; what runs is dropped", metadata: ["jobs": "\(held.all.count)"])
+                    for run in held.all { run.loseLease() }
+                    // If the next beat comes before anybody's sweep, the database never takes them away: it has to be told.
+                    missedAnswerAt = .now
+                }
                 // Whatever has not been answered for a whole lease would be waited for in vain, perhaps for ever.
                 await control.hangUp(owingFor: lease.ttl / .seconds(1))
                 await client.hangUp(owingFor: lease.ttl / .seconds(1))

@@ -3,14 +3,10 @@ import Postgres
 
 /// Turns: what handlers have finished goes in, what they shall do next comes out, in one statement and one commit.
 extension JobWorker {
-    /// Acknowledgements are sent when so many have come together …
-    nonisolated static let flushCount = 256
-    /// … or when the oldest has waited this long.
+    /// Acknowledgements are sent when a turn's worth has come together, or when the oldest has waited this long.
     nonisolated static let flushDelay = Duration.milliseconds(2)
     /// A lane that nothing rings looks by itself this often, in seconds.
     nonisolated static let poll = 30.0
-    /// How long a turn's acknowledgements are tried again while the database is away.
-    nonisolated static let patience = Duration.seconds(120)
 
     /// Takes a lane's turns until the worker has stopped.
     func serve(_ lane: Lane) async {
@@ -36,17 +32,15 @@ extension JobWorker {
         let mayClaim = !isDraining && lease.standing(at: now) == .firm
         while lane.turns < lane.mostTurns {
             let claiming = mayClaim && lane.mayHaveMore ? lane.demand : 0
-            // Where little runs at a time nothing is gained by waiting for company.
-            let hurries = lane.mostTurns == 1 || lane.running == 0
+            let hurries = !lane.gathers || lane.running == 0
             let flushes = lane.waiting.first.map {
-                hurries || lane.waiting.count >= Self.flushCount || now - $0.since >= Self.flushDelay
+                hurries || lane.waiting.count >= lane.turnSize || now - $0.endedAt >= Self.flushDelay
             }
-            let claims = claiming > 0 && (hurries || claiming >= Self.flushCount || now - lane.lastTurn >= Self.flushDelay)
+            let claims = claiming > 0 && (hurries || claiming >= lane.turnSize || now - lane.lastTurn >= Self.flushDelay)
             guard flushes ?? claims else { return }
             let turn = Turn(
-                worker: workerID, claiming: claiming, acknowledgements: Array(lane.waiting.prefix(Lane.largestTurn)),
+                worker: workerID, claiming: claiming, acknowledgements: lane.takeWaiting(),
                 from: claiming > 0 ? lane.line.next(at: now) : (lane.line.low, 0, nil))
-            lane.waiting.removeFirst(turn.acknowledgements.count)
             if claiming > 0 { lane.mayHaveMore = false }
             lane.turnBegan(claiming: claiming)
             Task { await take(turn, in: lane) }
@@ -58,7 +52,7 @@ extension JobWorker {
         let now = ContinuousClock.now
         if now < lane.restsUntil { return (lane.restsUntil - now) / .seconds(1) }
         var next = lane.looksAgainAt
-        if lane.turns < lane.mostTurns, let oldest = lane.waiting.first?.since {
+        if lane.turns < lane.mostTurns, let oldest = lane.waiting.first?.endedAt {
             next = min(next ?? oldest + Self.flushDelay, oldest + Self.flushDelay)
         } else if lane.turns < lane.mostTurns, lane.mayHaveMore, lane.demand > 0, lease.standing(at: now) == .firm, !isDraining {
             // Held back only because the last turn was a moment ago.
@@ -81,15 +75,13 @@ extension JobWorker {
             // As long as jobs keep coming, some of them may come without a ring.
             if !answer.jobs.isEmpty { lane.looksAgainAt = .now + Lane.silence }
             lane.ended.began(answer.jobs.count)
-            for job in answer.jobs {
-                if let waited = job.waited { lane.metrics.began(afterWaiting: waited) }
-                lane.line.passed(job.place, band: job.band)
-                start(job, in: lane)
-            }
+            lane.line.passed(answer.places)
+            for job in answer.jobs { if let waited = job.waited { lane.metrics.began(afterWaiting: waited) } }
+            start(answer.jobs, in: lane)
             let fenced = Set(answer.fenced)
-            for item in turn.acknowledgements {
-                forget(item.key)
-                if fenced.isEmpty || !fenced.contains(item.key) { lane.metrics.succeeded(afterRunning: item.ran) }
+            for run in turn.acknowledgements {
+                forget(run)
+                if fenced.isEmpty || !fenced.contains(run.key) { lane.metrics.succeeded(afterRunning: run.ran) }
             }
             for key in answer.fenced { noteFenced(key, in: lane) }
         } catch {
@@ -106,26 +98,26 @@ extension JobWorker {
     }
 
     /// Acknowledgements of a turn that failed are tried again together, or one by one if it is one of them that the server refuses.
-    private func putBack(_ acknowledgements: [Acknowledgement], of lane: Lane, after error: any Error) async {
+    private func putBack(_ acknowledgements: [JobRun], of lane: Lane, after error: any Error) async {
         if (error as? PostgresError)?.isRetryable ?? false {
             let now = ContinuousClock.now
-            lane.waiting.insert(contentsOf: acknowledgements.filter { now - $0.since < Self.patience }, at: 0)
-            for item in acknowledgements where now - item.since >= Self.patience {
+            lane.waiting.insert(contentsOf: acknowledgements.filter { now - $0.endedAt < Outcomes.patience }, at: 0)
+            for run in acknowledgements where now - run.endedAt >= Outcomes.patience {
                 missedAnswerAt = now
-                logger.error("a job's outcome could not be recorded; its lease will run out", metadata: ["job": "\(item.key.id)"])
-                forget(item.key)
+                logger.error("a job's outcome could not be recorded; its lease will run out", metadata: ["job": "\(run.job.id)"])
+                forget(run)
             }
             return
         }
-        for item in acknowledgements {
-            await handIn(item.key, in: lane) {
-                if try await self.complete(item.key, JobResult(json: item.result)) {
-                    lane.metrics.succeeded(afterRunning: item.ran)
+        for run in acknowledgements {
+            await handIn(run.key, in: lane) {
+                if try await self.complete(run.key, JobResult(json: run.ending?.result)) {
+                    lane.metrics.succeeded(afterRunning: run.ran)
                 } else {
-                    lane.metrics.ended(afterRunning: item.ran)
+                    lane.metrics.ended(afterRunning: run.ran)
                 }
             }
-            forget(item.key)
+            forget(run)
         }
     }
 }
@@ -134,7 +126,7 @@ extension JobWorker {
 struct Turn: Sendable {
     let worker: Int64
     let claiming: Int
-    let acknowledgements: [Acknowledgement]
+    let acknowledgements: [JobRun]
     let low: [Int64]
     let firstBand: Int
     let look: Int?
@@ -142,9 +134,11 @@ struct Turn: Sendable {
     struct Answer: Sendable {
         var jobs: [ClaimedJob] = []
         var fenced: [JobRun.Key] = []
+        /// Of each band, the last place in line at which a job was claimed.
+        var places: [Int64] = []
     }
 
-    init(worker: Int64, claiming: Int, acknowledgements: [Acknowledgement], from place: (low: [Int64], firstBand: Int, look: Int?)) {
+    init(worker: Int64, claiming: Int, acknowledgements: [JobRun], from place: (low: [Int64], firstBand: Int, look: Int?)) {
         self.worker = worker
         self.claiming = claiming
         self.acknowledgements = acknowledgements
@@ -153,30 +147,37 @@ struct Turn: Sendable {
 
     @PostgresActor
     func run(for handler: JobHandler, on connection: PostgresConnection) async throws -> Answer {
-        let hasResults = acknowledgements.contains { $0.result != nil }
+        let hasResults = acknowledgements.contains { $0.ending?.result != nil }
         let rows = try await connection.query(
-            Statements.turn,
+            prepared: Statements.turn,
             [
                 .int(worker), .string(handler.queue), .string(handler.kind), .int(claiming), .array(low),
-                .array(acknowledgements.map(\.key.id)),
-                .array(acknowledgements.map(\.key.token)),
+                .array(acknowledgements.map { $0.job.id }),
+                .array(acknowledgements.map { $0.job.token }),
                 // A shorter array reads as NULLs.
-                hasResults ? .array(acknowledgements.map { PostgresValue($0.result) }) : "{}",
+                hasResults ? .array(acknowledgements.map { PostgresValue($0.ending?.result) }) : "{}",
                 .int(firstBand), PostgresValue(handler.slot),
             ])
+        guard let row = rows.first else { return Answer() }
         var answer = Answer()
-        answer.jobs.reserveCapacity(claiming)
-        for row in rows {
-            let (id, token) = (try row[0].int64, try row[1].int64)
-            if try row[2].bool {
-                answer.fenced.append(JobRun.Key(id: id, token: token))
-            } else {
-                answer.jobs.append(
-                    ClaimedJob(
-                        id: id, token: token, attempt: try row[3].int, failures: try row[4].int, rescues: try row[5].int,
-                        arguments: try row[8].string, band: try row[6].int, place: try row[7].int64,
-                        waited: try row[9].optionalDouble))
-            }
+        if try !row[0].isNull {
+            answer.fenced = zip(try row[0].intArray, try row[1].intArray).map { JobRun.Key(id: $0, token: $1) }
+        }
+        let ids = try row[2].intArray
+        guard !ids.isEmpty else { return answer }
+        let (tokens, attempts, failures, rescues) = (
+            try row[3].intArray, try row[4].intArray, try row[5].intArray, try row[6].intArray
+        )
+        let (arguments, waited) = (try row[7].lines, try row[8].intArray)
+        guard [tokens.count, attempts.count, failures.count, rescues.count, arguments.count, waited.count].allSatisfy({ $0 == ids.count })
+        else {
+            throw PostgresError(sqlState: "22000", message: "the columns of a turn are of different lengths")
+        }
+        answer.places = try row[9].intArray
+        answer.jobs = ids.indices.map {
+            ClaimedJob(
+                id: ids[$0], token: tokens[$0], attempt: Int(attempts[$0]), failures: Int(failures[$0]), rescues: Int(rescues[$0]),
+                arguments: arguments[$0], waited: waited[$0] < 0 ? nil : Double(waited[$0]) / 1e6)
         }
         return answer
     }

@@ -30,7 +30,7 @@ public final class JobWorker {
 
     var lease = WorkerLease(ttl: .seconds(10))
     var workerID: Int64?
-    var runs: [JobRun.Key: JobRun] = [:]
+    var held = HeldRuns()
     var isDraining = false
     var isStopped = false
     let controlBell = Bell()
@@ -98,11 +98,12 @@ public final class JobWorker {
         let deadline = ContinuousClock.now + Self.shutdownGrace
         // What is being claimed at this moment comes first, so that it can be handed back.
         while lanes.contains(where: { $0.promised > 0 }), ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.01) }
-        for run in runs.values { run.requestStop(.shutdown) }
+        for run in held.all { run.requestStop(.shutdown) }
         for lane in lanes { lane.ring() }
-        while !runs.isEmpty, ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.5) }
+        while !held.all.isEmpty, ContinuousClock.now < deadline { await idleBell.wait(upTo: 0.5) }
         await withTaskGroup { [outcomes] group in
-            for (key, run) in runs {
+            for run in held.all {
+                let key = run.key
                 logger.warning("a job did not stop in time and is handed back", metadata: ["job": "\(key.id)"])
                 run.loseLease()
                 group.addTask { try? await outcomes.release(key) }
@@ -147,7 +148,7 @@ public final class JobWorker {
     // MARK: - Waking
 
     private func listen() async {
-        for await notification in client.listen(["queue_short", "queue_long", "queue_control"]) {
+        await client.listen(["queue_short", "queue_long", "queue_control"]) { [self] notification in
             switch notification.channel {
             case "queue_short": for lane in lanes where !lane.settings.isLong { lane.hear() }
             case "queue_long": for lane in lanes where lane.settings.isLong { lane.hear() }
@@ -166,42 +167,15 @@ public final class JobWorker {
 
     // MARK: - Running jobs
 
-    func start(_ job: ClaimedJob, in lane: Lane) {
-        let key = JobRun.Key(id: job.id, token: job.token)
-        let run = JobRun(key: key, settings: lane.settings)
-        let context = JobContext(claimed: job, kind: lane.handler.kind, run: run, client: client)
-        let handler = lane.handler
-        let ended = lane.ended
-        runs[key] = run
-        let task = Task.detached {
-            let outcome: Result<JobResult, any Error>
-            do {
-                outcome = .success(try await handler.run(context))
-            } catch {
-                outcome = .failure(error)
-            }
-            let disposition = run.finish((try? outcome.get()) == nil ? .threw : .returned)
-            if disposition == .complete, case .success(let result) = outcome, result.mayTravelInCompany {
-                if ended.append(Acknowledgement(key: key, result: result.json, began: run.startedAt, since: .now)) {
-                    await lane.bell.ring()
-                }
-            } else {
-                // In a task of its own: this one may be cancelled.
-                Task { @PostgresActor in await self.handIn(run, outcome, disposition, lane) }
-            }
-        }
-        run.start(task)
-    }
-
     /// A job has left this process, one way or another.
-    func forget(_ key: JobRun.Key) {
-        runs[key] = nil
-        if runs.isEmpty { idleBell.ring() }
+    func forget(_ run: JobRun) {
+        held.remove(run)
+        if held.all.isEmpty { idleBell.ring() }
     }
 
     // MARK: - Handing in what does not travel with a turn
 
-    private func handIn(
+    func handIn(
         _ run: JobRun, _ outcome: Result<JobResult, any Error>, _ disposition: RunState.Disposition, _ lane: Lane
     ) async {
         let key = run.key
@@ -225,7 +199,7 @@ public final class JobWorker {
             }
             lane.metrics.ended(afterRunning: ran)
         }
-        forget(key)
+        forget(run)
         lane.ended.left()
         lane.handlersEnded(1)
         lane.bell.ring()

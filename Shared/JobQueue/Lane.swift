@@ -7,14 +7,24 @@ import Synchronization
 @PostgresActor
 final class Lane {
     /// A turn claims at most so many.
-    static let largestTurn = 500
+    nonisolated static let largestTurn = 500
 
     let handler: JobHandler
     let settings: QueueSettings
+    /// Turns that may be under way together: while the server works on one, the jobs of another run, and a claim need not wait until what
+    /// has just ended is on the disk.
+    let mostTurns: Int
+    /// Enough jobs run at a time that a turn had better wait for company.
+    let gathers: Bool
+    /// How many jobs a turn is to hand in and to bring, where there are so many. Turns of equal size overlap best; a long job is claimed
+    /// alone, so that another process may have the next.
+    let turnSize: Int
+    /// What is claimed and no handler has begun.
+    nonisolated let toBegin = RunsToBegin()
     /// What handlers have returned and no turn has taken yet; they put it there from their own threads.
-    nonisolated let ended = EndedJobs()
-    /// Acknowledgements that no turn has taken yet.
-    var waiting: [Acknowledgement] = []
+    nonisolated let ended: EndedJobs
+    /// What has ended and no turn has acknowledged yet.
+    var waiting: [JobRun] = []
     /// Jobs that are claimed and whose handlers have not ended.
     private(set) var running = 0
     /// Turns under way, and the jobs they may bring.
@@ -36,17 +46,27 @@ final class Lane {
         self.handler = handler
         self.settings = settings
         line = LinePosition(now: .now)
+        let concurrency = handler.concurrency
+        mostTurns = settings.isLong || concurrency == 1 ? 1 : concurrency < 3 * Self.largestTurn ? 2 : 3
+        gathers = !settings.isLong && concurrency >= 16
+        turnSize = settings.isLong ? 1 : min(gathers ? (concurrency + mostTurns - 1) / mostTurns : concurrency, Self.largestTurn)
+        ended = EndedJobs(batch: turnSize)
     }
-
-    /// Turns that may be under way together: while the server works on one, the jobs of another run.
-    var mostTurns: Int { settings.isLong || handler.concurrency < 16 ? 1 : handler.concurrency < 768 ? 2 : 3 }
 
     /// How many jobs a turn may claim now.
     var demand: Int {
         let free = handler.concurrency - running - promised
-        // Turns of equal size overlap best; a long job is claimed alone, so that another process may have the next.
-        let share = settings.isLong ? 1 : (handler.concurrency + mostTurns - 1) / mostTurns
-        return max(0, min(free, share, Self.largestTurn))
+        return max(0, min(free, turnSize))
+    }
+
+    /// What the next turn acknowledges.
+    func takeWaiting() -> [JobRun] {
+        if waiting.count <= Self.largestTurn {
+            defer { waiting = [] }
+            return waiting
+        }
+        defer { waiting.removeFirst(Self.largestTurn) }
+        return Array(waiting.prefix(Self.largestTurn))
     }
 
     func turnBegan(claiming count: Int) {
@@ -83,25 +103,18 @@ final class Lane {
     var isIdle: Bool { turns == 0 && !mayHaveMore && demand > 0 }
 }
 
-/// A job that is done and brings no effects: its key, and its result as JSON.
-struct Acknowledgement: Sendable {
-    let key: JobRun.Key
-    let result: String?
-    let began: ContinuousClock.Instant
-    let since: ContinuousClock.Instant
-
-    /// For how long the job ran, in seconds.
-    var ran: Double { (since - began) / .seconds(1) }
-}
-
 /// Where handlers put what they return. The lane is woken for the first, for a batch's worth, and for the last, not for each.
 final class EndedJobs: Sendable {
     private struct Inside {
-        var list: [Acknowledgement] = []
+        var list: [JobRun] = []
         var outstanding = 0
     }
 
     private let inside = Mutex(Inside())
+    private let batch: Int
+
+    /// - Parameter batch: so many are worth a turn.
+    init(batch: Int) { self.batch = batch }
 
     /// So many handlers have been started.
     func began(_ count: Int) { inside.withLock { $0.outstanding += count } }
@@ -110,63 +123,18 @@ final class EndedJobs: Sendable {
     func left() { inside.withLock { $0.outstanding -= 1 } }
 
     /// Answers whether the lane is to be woken.
-    func append(_ acknowledgement: Acknowledgement) -> Bool {
+    func append(_ run: JobRun) -> Bool {
         inside.withLock {
-            $0.list.append(acknowledgement)
+            $0.list.append(run)
             $0.outstanding -= 1
-            return $0.list.count == 1 || $0.list.count == JobWorker.flushCount || $0.outstanding == 0
+            return $0.list.count == 1 || $0.list.count == batch || $0.outstanding == 0
         }
     }
 
-    func take() -> [Acknowledgement] {
+    func take() -> [JobRun] {
         inside.withLock { inside in
             defer { inside.list = [] }
             return inside.list
         }
-    }
-}
-
-/// A doorbell for one waiter: a ring while nobody waits is remembered, several are one.
-@PostgresActor
-final class Bell {
-    private var rung = false
-    private var waiter: CheckedContinuation<Void, Never>?
-    private var generation = 0
-    private var expired = 0
-
-    nonisolated init() {}
-
-    func ring() {
-        rung = true
-        wake()
-    }
-
-    /// Returns at the next ring, or now if one is remembered, or after so many seconds. Answers whether it rang.
-    @discardableResult
-    func wait(upTo seconds: Double) async -> Bool {
-        if !rung {
-            generation += 1
-            let mine = generation
-            var isOver: Bool { rung || expired == mine }
-            let timer = Task { @PostgresActor in
-                try await PostgresActor.sleep(seconds: seconds)
-                if generation == mine {
-                    expired = mine
-                    wake()
-                }
-            }
-            // On the way there somebody may have rung, or so little time been asked for that it has passed.
-            await PostgresActor.suspend { continuation in
-                if isOver { continuation.resume() } else { waiter = continuation }
-            }
-            timer.cancel()
-        }
-        defer { rung = false }
-        return rung
-    }
-
-    private func wake() {
-        waiter?.resume()
-        waiter = nil
     }
 }

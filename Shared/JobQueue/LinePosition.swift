@@ -84,8 +84,10 @@ struct LinePosition: Sendable, Equatable {
         }
     }
 
-    /// A job of this band was claimed at this place.
-    mutating func passed(_ place: Int64, band: Int) { low[band] = max(low[band], place) }
+    /// Of each band, the last place at which a job was claimed.
+    mutating func passed(_ places: [Int64]) {
+        for (band, place) in places.enumerated() where band < low.count { low[band] = max(low[band], place) }
+    }
 
     /// Of fifteen turns, eight begin with band 0, four with 1, two with 2, one with 3; the other bands follow by priority.
     static func firstBand(_ count: Int) -> Int {

@@ -3,6 +3,9 @@ import Postgres
 
 /// How a run's end reaches the database: each way is fenced by the token and repeated over lost connections.
 struct Outcomes: Sendable {
+    /// How long what a job came to is tried again while the database is away.
+    static let patience = Duration.seconds(120)
+
     let client: PostgresClient
     let logger: Logger
 
@@ -16,7 +19,7 @@ struct Outcomes: Sendable {
         do {
             let done: Bool
             if let effects = result.effects {
-                done = try await patiently(for: .seconds(120)) {
+                done = try await patiently(for: Self.patience) {
                     // A commit whose answer was lost is recognised by its row in queue.done, before anything runs again.
                     try await client.transaction { connection in
                         guard try await connection.query(Statements.hold, [.int(key.id), .int(key.token)]).first?["held"].bool == true
@@ -37,7 +40,7 @@ struct Outcomes: Sendable {
                     }
                 }
             } else {
-                done = try await patiently(for: .seconds(120)) {
+                done = try await patiently(for: Self.patience) {
                     try await client.withConnection { connection in
                         let parameters: [PostgresValue] = [.array([key.id]), .array([key.token]), .array([PostgresValue(result.json)])]
                         if try await connection.query(Statements.complete, parameters).count == 1 { return true }
@@ -67,7 +70,7 @@ struct Outcomes: Sendable {
         let text = String(describing: error)
         let report = try PostgresValue.json(encoding: ["message": String(text.prefix(4000)), "type": String(describing: type(of: error))])
         let parameters: [PostgresValue] = [.int(key.id), .int(key.token), report, .bool(permanent), PostgresValue(pause)]
-        return try await patiently(for: .seconds(120)) {
+        return try await patiently(for: Self.patience) {
             try await client.query(Statements.fail, parameters).first?["answer"].string ?? "fenced"
         }
     }

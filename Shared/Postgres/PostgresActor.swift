@@ -56,7 +56,7 @@ public actor PostgresActor {
         if await waitCancellably(-1, 0, seconds: seconds).contains(.cancelled) { throw CancellationError() }
     }
 
-    private static func deadline(_ seconds: Double) -> UInt64 {
+    static func deadline(_ seconds: Double) -> UInt64 {
         PollLoop.now + UInt64(max(0, seconds) * 1e9)
     }
 }

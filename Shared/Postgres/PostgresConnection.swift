@@ -21,6 +21,7 @@ public final class PostgresConnection {
     private var pendingCancels = 0
     private var cancelWaiters: [CheckedContinuation<Void, Never>] = []
     private(set) var notifications: [(channel: String, payload: String)] = []
+    var preparedStatements = PreparedStatements()
 
     init(handle: OpaquePointer, logger: Logger) {
         self.handle = handle
@@ -110,14 +111,17 @@ public final class PostgresConnection {
 
     /// Sends something and collects all its results.
     func exchange(cancellable: Bool, _ send: (OpaquePointer) -> CInt) async throws -> [ResultStorage?] {
-        try await inTurn(cancellable: cancellable) {
-            guard let handle, isUsable else { throw PostgresError.connectionLost("") }
-            owingSince = PollLoop.now
-            defer { owingSince = nil }
-            guard send(handle) == 1 else { throw currentError() }
-            try await flush()
-            return try await results()
-        }
+        try await inTurn(cancellable: cancellable) { try await exchangeNow(send) }
+    }
+
+    /// The same for callers whose turn it is.
+    func exchangeNow(_ send: (OpaquePointer) -> CInt) async throws -> [ResultStorage?] {
+        guard let handle, isUsable else { throw PostgresError.connectionLost("") }
+        owingSince = PollLoop.now
+        defer { owingSince = nil }
+        guard send(handle) == 1 else { throw currentError() }
+        try await flush()
+        return try await results()
     }
 
     /// Waits until no other call is under way, runs `body`, and has the server stop it when the task is cancelled.
@@ -286,28 +290,6 @@ public struct PostgresAnswer: Sendable {
         rows = (0..<storage.rowCount).map { PostgresRow(storage: storage, index: $0) }
         rowCount = Int(String(cString: PQcmdTuples(storage.handle))) ?? rows.count
         command = String(cString: PQcmdStatus(storage.handle)).split(separator: " ").prefix { Int($0) == nil }.joined(separator: " ")
-    }
-}
-
-/// Calls `body` with an array of C strings, nil for NULL.
-func withCStrings<Result>(_ strings: [String?], _ body: (UnsafePointer<UnsafePointer<CChar>?>) -> Result) -> Result {
-    var bytes: [CChar] = []
-    var offsets: [Int?] = []
-    for string in strings {
-        guard let string else {
-            offsets.append(nil)
-            continue
-        }
-        offsets.append(bytes.count)
-        bytes.append(contentsOf: string.utf8.lazy.map { CChar(bitPattern: $0) })
-        bytes.append(0)
-    }
-    return bytes.withUnsafeBufferPointer { buffer in
-        let pointers = offsets.map { offset in offset.map { UnsafePointer(buffer.baseAddress! + $0) } }
-        return pointers.withUnsafeBufferPointer { pointers in
-            var nothing: UnsafePointer<CChar>?
-            return pointers.baseAddress.map(body) ?? body(&nothing)
-        }
     }
 }
 

@@ -24,14 +24,31 @@ extension PostgresClient {
     public func listen(_ channels: [String]) -> AsyncStream<PostgresNotification> {
         // The newest win: a reader that lags by thousands will look at the tables anyway.
         let (stream, continuation) = AsyncStream.makeStream(of: PostgresNotification.self, bufferingPolicy: .bufferingNewest(8192))
-        let listener = Listener(client: self, channels: channels, continuation: continuation)
-        let task = Task { @PostgresActor in await listener.run() }
+        let listener = Listener(client: self, channels: channels) { continuation.yield($0) }
+        let task = Task { @PostgresActor in
+            await listener.run()
+            continuation.finish()
+        }
         listeners.add(task)
         continuation.onTermination = { [listeners] _ in
             task.cancel()
             listeners.remove(task)
         }
         return stream
+    }
+
+    /// Listens likewise until the task is cancelled, and calls `hear` on the thread that reads the connection: nothing that the
+    /// cooperative threads are busy with delays it.
+    package func listen(_ channels: [String], hear: @escaping @PostgresActor @Sendable (PostgresNotification) -> Void) async {
+        let listener = Listener(client: self, channels: channels, hear: hear)
+        let task = Task { @PostgresActor in await listener.run() }
+        listeners.add(task)
+        await withTaskCancellationHandler {
+            await task.value
+        } onCancel: {
+            task.cancel()
+        }
+        listeners.remove(task)
     }
 
     /// The same for channels written one after another.
@@ -57,15 +74,15 @@ private struct Listener: Sendable {
     let applicationName: String
     let logger: Logger
     let channels: [String]
-    let continuation: AsyncStream<PostgresNotification>.Continuation
+    let hear: @PostgresActor @Sendable (PostgresNotification) -> Void
 
     /// Keeps no reference to the client, which would never go away otherwise.
-    init(client: PostgresClient, channels: [String], continuation: AsyncStream<PostgresNotification>.Continuation) {
+    init(client: PostgresClient, channels: [String], hear: @escaping @PostgresActor @Sendable (PostgresNotification) -> Void) {
         configuration = client.configuration
         applicationName = client.applicationName
         logger = client.logger
         self.channels = channels
-        self.continuation = continuation
+        self.hear = hear
     }
 
     @PostgresActor
@@ -79,9 +96,9 @@ private struct Listener: Sendable {
                 for channel in channels {
                     try await connection.query("LISTEN \"\(channel.replacing("\"", with: "\"\""))\"")
                 }
-                continuation.yield(.reconnected)
+                hear(.reconnected)
                 pause = Self.shortestPause
-                try await hear(connection)
+                try await hearAll(connection)
             } catch {
                 if Task.isCancelled { break }
                 logger.info("listening connection lost; making another", metadata: ["error": "\(error)"])
@@ -90,15 +107,14 @@ private struct Listener: Sendable {
             try? await PostgresActor.sleep(seconds: Double.random(in: 0.01...pause))
             pause = min(pause * 2, Self.longestPause)
         }
-        continuation.finish()
     }
 
     @PostgresActor
-    private func hear(_ connection: PostgresConnection) async throws {
+    private func hearAll(_ connection: PostgresConnection) async throws {
         while true {
             let notifications = try await connection.nextNotifications(within: configuration.pingInterval)
             for notification in notifications {
-                continuation.yield(.message(channel: notification.channel, payload: notification.payload))
+                hear(.message(channel: notification.channel, payload: notification.payload))
             }
             if notifications.isEmpty { try await ping(connection) }
         }

@@ -86,7 +86,7 @@ public struct PostgresCell: Sendable {
     /// A `timestamptz`, `timestamp` (read as UTC) or `date`.
     public var date: Date { get throws { try required(optionalDate, "a timestamp") } }
     /// An array of integers.
-    public var intArray: [Int64] { get throws { try array { Int64($0) } } }
+    public var intArray: [Int64] { get throws { try raw().flatMap(decimals) ?? array { Int64($0) } } }
     /// An array of texts; NULL elements are refused.
     public var stringArray: [String] { get throws { try array { $0 } } }
 
@@ -118,6 +118,22 @@ public struct PostgresCell: Sendable {
     public var optionalBytes: [UInt8]? { get throws { try parsed("bytea") { unhex($0.utf8) } } }
     /// A timestamp, or nil for NULL.
     public var optionalDate: Date? { get throws { try parsed("a timestamp") { timestamp($0) } } }
+
+    /// The lines of a text, none of which is copied; no lines for NULL.
+    package var lines: [PostgresText] {
+        get throws {
+            guard let bytes = try raw(), let start = bytes.baseAddress else { return [] }
+            var lines: [PostgresText] = []
+            var first = 0
+            while let feed = memchr(start + first, CInt(UInt8(ascii: "\n")), bytes.count - first) {
+                let end = UnsafeRawPointer(feed) - UnsafeRawPointer(start)
+                lines.append(PostgresText(storage: storage, bytes: UnsafeBufferPointer(rebasing: bytes[first..<end])))
+                first = end + 1
+            }
+            lines.append(PostgresText(storage: storage, bytes: UnsafeBufferPointer(rebasing: bytes[first...])))
+            return lines
+        }
+    }
 
     /// A `json` or `jsonb` value decoded.
     public func decode<Value: Decodable>(_ type: Value.Type) throws -> Value {
@@ -165,6 +181,43 @@ public struct PostgresCell: Sendable {
             return value
         }
     }
+}
+
+/// A text, or a part of an answer's text that stays in the answer until somebody asks for it.
+package struct PostgresText: @unchecked Sendable {  // the bytes are the storage's, which nobody writes
+    private enum Place {
+        case own(String)
+        case part(ResultStorage, UnsafeBufferPointer<UInt8>)
+    }
+
+    private let place: Place
+
+    init(storage: ResultStorage, bytes: UnsafeBufferPointer<UInt8>) { place = .part(storage, bytes) }
+
+    /// A text that comes from elsewhere.
+    package init(_ text: String) { place = .own(text) }
+
+    /// The text, a copy.
+    package var string: String {
+        switch place {
+        case .own(let text): text
+        case .part(_, let bytes): String(decoding: bytes, as: UTF8.self)
+        }
+    }
+}
+
+/// The elements of `{1,-2,3}`, read without making texts of them; nil for anything that is not as plain.
+private func decimals(_ bytes: UnsafeBufferPointer<UInt8>) -> [Int64]? {
+    guard bytes.count >= 2, bytes[0] == UInt8(ascii: "{"), bytes[bytes.count - 1] == UInt8(ascii: "}") else { return nil }
+    if bytes.count == 2 { return [] }
+    var values: [Int64] = []
+    var first = 1
+    for index in 1..<bytes.count where bytes[index] == UInt8(ascii: ",") || index == bytes.count - 1 {
+        guard let value = decimal(UnsafeBufferPointer(rebasing: bytes[first..<index])) else { return nil }
+        values.append(value)
+        first = index + 1
+    }
+    return values
 }
 
 /// A whole number of at most eighteen digits; nil for anything else.

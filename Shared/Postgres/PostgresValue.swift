@@ -32,7 +32,33 @@ public enum PostgresValue: Sendable, Hashable {
 
     /// An array literal: `.array([1, 2, 3] as [Int64])` for `$1::bigint[]`.
     public static func array(_ values: [Int64]) -> PostgresValue {
-        .string("{" + values.map(String.init).joined(separator: ",") + "}")
+        // Written digit by digit into one text, because jobs come and go by the thousand in such arrays.
+        .string(
+            String(unsafeUninitializedCapacity: 21 * values.count + 2) { text in
+                text[0] = UInt8(ascii: "{")
+                var end = 1
+                for value in values {
+                    if end > 1 {
+                        text[end] = UInt8(ascii: ",")
+                        end += 1
+                    }
+                    if value < 0 {
+                        text[end] = UInt8(ascii: "-")
+                        end += 1
+                    }
+                    var rest = value.magnitude
+                    var digits = 1
+                    var power: UInt64 = 10
+                    while digits < 19, rest >= power { (digits, power) = (digits + 1, power &* 10) }
+                    end += digits
+                    for place in 1...digits {
+                        text[end - place] = UInt8(ascii: "0") + UInt8(truncatingIfNeeded: rest % 10)
+                        rest /= 10
+                    }
+                }
+                text[end] = UInt8(ascii: "}")
+                return end + 1
+            })
     }
 
     /// An array literal of integers.
@@ -52,7 +78,22 @@ public enum PostgresValue: Sendable, Hashable {
 
     /// An array literal of any values; each element is quoted and escaped.
     public static func array(_ values: [PostgresValue]) -> PostgresValue {
-        .string("{" + values.map { $0.text.map(quotedElement) ?? "NULL" }.joined(separator: ",") + "}")
+        var text: [UInt8] = [UInt8(ascii: "{")]
+        for (index, value) in values.enumerated() {
+            if index > 0 { text.append(UInt8(ascii: ",")) }
+            guard let element = value.text else {
+                text.append(contentsOf: "NULL".utf8)
+                continue
+            }
+            text.append(UInt8(ascii: "\""))
+            for byte in element.utf8 {
+                if byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\") { text.append(UInt8(ascii: "\\")) }
+                text.append(byte)
+            }
+            text.append(UInt8(ascii: "\""))
+        }
+        text.append(UInt8(ascii: "}"))
+        return .string(String(decoding: text, as: UTF8.self))
     }
 
     /// What goes over the wire; nil is NULL.
@@ -65,15 +106,6 @@ public enum PostgresValue: Sendable, Hashable {
         case .bool(let value): value ? "t" : "f"
         case .bytes(let value): hexText(value)
         }
-    }
-
-    private static func quotedElement(_ text: String) -> String {
-        var quoted = "\""
-        for scalar in text.unicodeScalars {
-            if scalar == "\"" || scalar == "\\" { quoted.unicodeScalars.append("\\") }
-            quoted.unicodeScalars.append(scalar)
-        }
-        return quoted + "\""
     }
 }
 

@@ -65,8 +65,8 @@ extension JobQueueDatabaseTests {
                 let settings = QueueSettings(name: "slow", isLong: true, ttl: .seconds(30), stallTimeout: nil)
                 func context(_ key: JobRun.Key) -> JobContext {
                     let claimed = ClaimedJob(
-                        id: key.id, token: key.token, attempt: 1, failures: 0, rescues: 0, arguments: "{}", band: 1, place: 1)
-                    return JobContext(claimed: claimed, kind: "slow", run: JobRun(key: key, settings: settings), client: database.client)
+                        id: key.id, token: key.token, attempt: 1, failures: 0, rescues: 0, arguments: PostgresText("{}"))
+                    return JobContext(run: JobRun(claimed, settings: settings), kind: "slow", client: database.client)
                 }
                 let first = context(try await claim(database, "slow"))
                 #expect(try await first.lastCheckpoint() == nil)

@@ -96,3 +96,13 @@ func failure(_ body: () async throws -> Void) async -> any Error {
 }
 
 struct Unfailed: Error {}
+
+extension JobRun {
+    /// One that nobody ran.
+    convenience init(of key: JobRun.Key) {
+        let job = ClaimedJob(
+            id: key.id, token: key.token, attempt: 1, failures: 0, rescues: 0, arguments: PostgresText("{}"))
+        let settings = QueueSettings(name: "quick", isLong: false, ttl: .seconds(10), stallTimeout: nil)
+        self.init(job, settings: settings)
+    }
+}

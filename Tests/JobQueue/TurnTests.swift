@@ -17,7 +17,7 @@ extension JobQueueDatabaseTests {
         ) async throws -> Turn.Answer {
             let turn = Turn(
                 worker: worker, claiming: claiming,
-                acknowledgements: finishing.map { Acknowledgement(key: $0, result: nil, began: .now, since: .now) },
+                acknowledgements: finishing.map { JobRun(of: $0) },
                 from: (low, firstBand, nil))
             return try await client.withConnection { try await turn.run(for: JobHandler(kind: "quick") { _ in JobResult() }, on: $0) }
         }
@@ -33,13 +33,13 @@ extension JobQueueDatabaseTests {
                 try await many(queue, 7)
                 let worker = try await register(database.client)
                 let first = try await turn(database.client, worker, claiming: 3)
-                #expect(first.jobs.map(\.arguments) == [#"{"n": 0}"#, #"{"n": 1}"#, #"{"n": 2}"#])
+                #expect(first.jobs.map(\.arguments.string) == [#"{"n": 0}"#, #"{"n": 1}"#, #"{"n": 2}"#])
                 var finishing = keys(first.jobs)
                 let stale = JobRun.Key(id: finishing[1].id, token: finishing[1].token - 1)
                 finishing[1] = stale
                 let second = try await turn(database.client, worker, claiming: 2, finishing: finishing)
                 #expect(second.fenced == [stale])
-                #expect(second.jobs.map(\.arguments) == [#"{"n": 3}"#, #"{"n": 4}"#])
+                #expect(second.jobs.map(\.arguments.string) == [#"{"n": 3}"#, #"{"n": 4}"#])
                 #expect(try await database.client.integer("select count(*) from queue.done") == 2)
                 // The answer was lost and the same is handed in again: what was finished then is not fenced now.
                 let again = try await turn(database.client, worker, claiming: 0, finishing: finishing)
@@ -85,14 +85,14 @@ extension JobQueueDatabaseTests {
             let firsts = (1...15).map(LinePosition.firstBand)
             #expect((0..<4).map { band in firsts.count { $0 == band } } == [8, 4, 2, 1])
             try await withQueue { queue, database in
-                for band in 0..<4 { for _ in 0..<10 { try await queue.enqueue(kind: "quick", band: band) } }
+                for band in 0..<4 { for _ in 0..<10 { try await queue.enqueue(kind: "quick", json: "\(band)", band: band) } }
                 let worker = try await register(database.client)
                 var line = LinePosition(now: .now)
                 var bands: [Int] = []
                 for _ in 0..<15 {
                     let place = line.next(at: .now)
                     let answer = try await turn(database.client, worker, claiming: 1, low: place.low, firstBand: place.firstBand)
-                    bands += answer.jobs.map(\.band)
+                    bands += answer.jobs.compactMap { Int($0.arguments.string) }
                 }
                 #expect((0..<4).map { band in bands.count { $0 == band } } == [8, 4, 2, 1])
                 // The first band is no reason to leave capacity idle.
@@ -105,8 +105,8 @@ extension JobQueueDatabaseTests {
             var line = LinePosition(now: start)
             #expect(line.next(at: start).look == 0)
             line.turnEnded(after: .milliseconds(2), look: 0)
-            line.passed(70, band: 1)
-            line.passed(60, band: 1)
+            line.passed([0, 70, 0, 0])
+            line.passed([0, 60, 0, 0])
             let next = line.next(at: start + .milliseconds(500))
             #expect(next.look == nil && next.low == [0, 70, 0, 0])
             line.turnEnded(after: .milliseconds(3), look: next.look)
@@ -136,7 +136,7 @@ extension JobQueueDatabaseTests {
                     #expect(next.low[1] <= max(0, place - 200_000))
                 }
                 line.turnEnded(after: .milliseconds(5) + .microseconds(walked), look: next.look)
-                line.passed(place, band: 1)
+                line.passed([0, place, 0, 0])
             }
             // From the beginning: at growing intervals. Two seconds' worth are 0.2 to 0.3 s, so every 20 to 30 s.
             #expect(looks[0] < 15 && looks[1] < 8 && (15...45).contains(looks[2]), "\(looks)")
@@ -155,7 +155,7 @@ extension JobQueueDatabaseTests {
                     var answer = try await turn(database.client, worker, claiming: 500)
                     var low: Int64 = 0
                     while !answer.jobs.isEmpty {
-                        low = answer.jobs.map(\.place).max() ?? low
+                        low = max(low, answer.places[1])
                         answer = try await turn(database.client, worker, claiming: 500, finishing: keys(answer.jobs), low: [0, low, 0, 0])
                     }
                     try await many(queue, 5)

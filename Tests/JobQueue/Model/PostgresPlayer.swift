@@ -97,7 +97,7 @@ final class PostgresPlayer {
         case .turn(let worker, let queue, let upTo, let finishing):
             let turn = Turn(
                 worker: workers[worker - 1], claiming: upTo,
-                acknowledgements: finishing.map { Acknowledgement(key: key($0), result: nil, began: .now, since: .now) },
+                acknowledgements: finishing.map { JobRun(of: key($0)) },
                 from: (low: [0, 0, 0, 0], firstBand: 0, look: 0))
             let handler = JobHandler(kind: names[queue]) { _ in JobResult() }
             let answer = try await client.withConnection { try await turn.run(for: handler, on: $0) }

@@ -53,12 +53,16 @@ enum QueueBench {
         exit(64)
     }
 
-    /// One commit hands in what the turn before it had claimed and claims the next; `:low` goes on from there, as a lane does.
-    static let turnScript = """
-        select coalesce(array_agg(id) filter (where not fenced), '{}') ids, \
-        coalesce(array_agg(token) filter (where not fenced), '{}') tokens, coalesce(max(seq), :low) low, count(args) claimed \
-        from queue.turn(:worker, 'bench', 'noop', :batch, array[0, :low, 0, 0]::bigint[], :ids::bigint[], :tokens::bigint[]) \\gset
-        """
+    /// The worker's own statement. One commit hands in what the turn before it had claimed and claims the next, from where that one had
+    /// got to in the line.
+    static var turnScript: String {
+        let values = [
+            "$10": "null", "$1": ":worker", "$2": "'bench'", "$3": "'noop'", "$4": ":batch", "$5": ":places", "$6": ":ids", "$7": ":tokens",
+            "$8": "'{}'", "$9": "0",
+        ]
+        // The longest first: $1 is the beginning of $10.
+        return values.sorted { $0.key.count > $1.key.count }.reduce(Statements.turn) { $0.replacing($1.key, with: $1.value) } + " \\gset"
+    }
 }
 
 /// What the runner hands over. A setting that is not named is the bench's default.

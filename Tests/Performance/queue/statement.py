@@ -22,7 +22,7 @@ def run(engine, server, jobs, clients):
     turns = -(-jobs // (BATCH * clients)) + 1
     done = subprocess.run(
         [server.bin / "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", str(clients), "-t", str(turns), "-f", script,
-         "-D", f"worker={worker}", "-D", f"batch={BATCH}", "-D", "low=0", "-D", "ids={}", "-D", "tokens={}",
+         "-D", f"worker={worker}", "-D", f"batch={BATCH}", "-D", "places={0,0,0,0}", "-D", "ids={}", "-D", "tokens={}",
          server.url(database)], capture_output=True, text=True, cwd="/")
     rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
     if done.returncode != 0 or not rate:
