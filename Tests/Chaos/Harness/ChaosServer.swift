@@ -93,9 +93,10 @@ public actor ChaosServer {
     enum Restart: Sendable, CaseIterable { case fast, immediate, backendKilled }
 
     /// Takes the server down and up again. `backend` is the process that dies when it is one backend's death that takes the others along.
-    func restart(_ how: Restart, backend: Int32) async throws {
+    func restart(_ how: Restart, backend: Int32?) async throws {
         switch how {
         case .backendKilled:
+            guard let backend else { throw ChaosError("the victim has no backend") }
             kill(backend, SIGKILL)
         case .fast, .immediate:
             guard let postmaster else { throw ChaosError("no postmaster") }

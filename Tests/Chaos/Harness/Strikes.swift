@@ -86,7 +86,6 @@ extension Scene {
                 let how: ChaosServer.Restart = [.fast, .immediate, .backendKilled][choice % 3]
                 var backend = victim.backend
                 if backend == nil { backend = try await self.backends(of: victim).first }
-                guard let backend else { throw ChaosError("the victim has no backend") }
                 await linger()
                 try await server.restart(how, backend: backend)
             }

@@ -5,7 +5,7 @@ private let environment = ProcessInfo.processInfo.environment
 /// `FORETASTE_EXPLORE=1` goes a tick further and follows every state to its end: minutes instead of seconds.
 private let isLong = environment["FORETASTE_EXPLORE"] != nil
 /// `FORETASTE_SCENARIO=everything` explores the one in which most can go wrong, with `FORETASTE_TICKS` ticks (2):
-/// an hour, and many gigabytes.
+/// it takes gigabytes and more than a quarter of an hour, and has not been followed to its end.
 private let isLargest = environment["FORETASTE_SCENARIO"] == "everything"
 
 @Suite struct ExplorerTests {
