@@ -132,7 +132,7 @@ class Database:
 
 def run(engine, server, per_second, seconds):
     """One engine, the snapshot held for so long. `per_second` sizes the supply: about its drain rate."""
-    length = min(12, max(3, seconds / 10))
+    length = min(8, max(3, seconds / 10))
     free = held = reader = None
     pairs, began = [], None
     try:
