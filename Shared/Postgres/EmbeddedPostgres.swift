@@ -35,7 +35,8 @@ public final class EmbeddedPostgres: Sendable {
     /// Names a server; nothing happens before ``start()``.
     ///
     /// - Parameters:
-    ///   - dataDirectory: the data lies below it (as root below `/var/lib/foretaste`, under a name made from this path).
+    ///   - dataDirectory: the data lies below it (as root below `/var/lib/foretaste`, under a name made from this path and marked as this
+    ///     folder's: another folder that is made at the same path later gets a database of its own).
     ///   - durability: whether data survives a power cut.
     ///   - settings: further server settings, such as `["max_connections": "50"]`.
     ///   - searchPath: folders to look for `initdb` and `postgres` in, besides the usual ones.
@@ -53,7 +54,7 @@ public final class EmbeddedPostgres: Sendable {
     /// The connection URL of the server that runs over a folder now, whoever started it; nil when none does.
     public static func runningURL(dataDirectory: String) -> String? {
         guard let places = try? EmbeddedPlaces(folder: dataDirectory), let file = PostmasterFile.ofRunningServer(in: places.data),
-            file.status == .ready
+            file.status == .ready, FolderMarker(folder: dataDirectory, places: places)?.fits ?? true
         else { return nil }
         return url(socket: file.socketDirectory)
     }
@@ -75,9 +76,16 @@ public final class EmbeddedPostgres: Sendable {
         // One process at a time looks, makes and starts; the others find what it started.
         let lock = try await lockFile(places.home + "/lock")
         defer { close(lock) }
+        let marker = FolderMarker(folder: folder, places: places)
         if let running = try await runningServer(places) {
+            guard marker?.fits ?? true else {
+                throw EmbeddedPostgresError(
+                    "PostgreSQL (process \(running.process)) still runs over \(places.data), the database of a folder that was at \(folder) before; end it first"
+                )
+            }
             return try await withDatabase(socket: running.socketDirectory)
         }
+        if let marker, !marker.fits { try begin(marker, places) }
         let version = FileManager.default.contents(atPath: places.data + "/PG_VERSION")
             .flatMap { Int(String(decoding: $0, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)) }
         let installation = try PostgresInstallation.find(majorVersion: version, searchPath: searchPath)
@@ -106,7 +114,11 @@ public final class EmbeddedPostgres: Sendable {
             kill(file.process, SIGQUIT)
             for _ in 0..<500 where kill(file.process, 0) == 0 && PostmasterFile.ofRunningServer(in: places.data) != nil { usleep(10_000) }
         }
-        for path in [places.home, places.socket, dataDirectory] { try? FileManager.default.removeItem(atPath: path) }
+        // What was set aside belongs to somebody else.
+        let entries = (try? FileManager.default.contentsOfDirectory(atPath: places.home)) ?? []
+        let mine = entries.filter { !$0.hasPrefix("data-of-") }
+        let whole = mine.count == entries.count ? [places.home] : mine.map { "\(places.home)/\($0)" }
+        for path in whole + [places.socket, dataDirectory] { try? FileManager.default.removeItem(atPath: path) }
     }
 
     private static func url(socket: String, database: String = databaseName) -> String {
@@ -114,6 +126,21 @@ public final class EmbeddedPostgres: Sendable {
     }
 
     // MARK: - Steps
+
+    /// A data folder without a database of its own gets a new one, whatever lies where that would be: it was a folder's that is gone.
+    private func begin(_ marker: FolderMarker, _ places: EmbeddedPlaces) throws {
+        if access(places.data, F_OK) == 0 {
+            let place = try marker.setAside(places.data)
+            logger.warning(
+                "A new database is made: the one that was here belongs to another folder of this path. It was kept, and may be removed",
+                metadata: ["folder": "\(folder)", "old": "\(place)"])
+        } else if marker.isInFolder {
+            logger.warning(
+                "A new database is made: the one that this folder had is not where it was. Was the folder copied from elsewhere?",
+                metadata: ["folder": "\(folder)", "expected": "\(places.data)"])
+        }
+        try marker.write()
+    }
 
     /// A server that lives and is not about to die, once it is ready.
     private func runningServer(_ places: EmbeddedPlaces) async throws -> PostmasterFile? {

@@ -112,6 +112,47 @@ import Testing
         }
     }
 
+    /// As root the database lies elsewhere and outlives its folder: who makes the folder anew must not find what somebody deleted.
+    @Test(.timeLimit(.minutes(2))) func aNewFolderAtTheSamePathGetsADatabaseOfItsOwn() async throws {
+        try await withFolder { folder in
+            let home = try EmbeddedPlaces(folder: folder).home
+            let server = EmbeddedPostgres(dataDirectory: folder, durability: .testing)
+            let client = connect(try await server.start())
+            try await client.execute("CREATE TABLE kept (n int)")
+            try FileManager.default.removeItem(atPath: folder)
+            if getuid() == 0 {
+                // The old one's server is not taken for the new folder's either.
+                #expect(EmbeddedPostgres.runningURL(dataDirectory: folder) == nil)
+                await #expect(throws: EmbeddedPostgresError.self) {
+                    try await EmbeddedPostgres(dataDirectory: folder, durability: .testing).start()
+                }
+            }
+            await client.close()
+            await server.stop()
+
+            let next = EmbeddedPostgres(dataDirectory: folder, durability: .testing)
+            let fresh = connect(try await next.start())
+            #expect(try await fresh.query("SELECT to_regclass('kept') IS NULL AS gone")[0]["gone"].bool)
+            try await fresh.execute("CREATE TABLE mine (n int)")
+            await fresh.close()
+            await next.stop()
+            // It stays this folder's.
+            let again = connect(try await next.start())
+            #expect(try await again.query("SELECT count(*) FROM mine")[0][0].int == 0)
+            await again.close()
+            await next.stop()
+            if getuid() == 0 {
+                let aside = try FileManager.default.contentsOfDirectory(atPath: home).filter { $0.hasPrefix("data-of-") }
+                #expect(aside.count == 1)
+                #expect(FileManager.default.fileExists(atPath: "\(home)/\(aside.first ?? "")/PG_VERSION"))
+                // Neither does the removal of the new one take it along.
+                EmbeddedPostgres.destroy(dataDirectory: folder)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: home) == aside)
+                try FileManager.default.removeItem(atPath: home)
+            }
+        }
+    }
+
     @Test func asRootDataAndSocketLieWhereTheServersUserMayGo() throws {
         let places = try EmbeddedPlaces(folder: "/root/some/very/long/path/" + String(repeating: "x", count: 150))
         #expect((places.socket + "/.s.PGSQL.5432").utf8.count < 100)
