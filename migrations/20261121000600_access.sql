@@ -103,6 +103,34 @@ end $$;
 comment on function access.revoke_key is
     'Ends an API key, within a second everywhere. Example: select access.revoke_key(id, ''left the studio'') from access.key where name = ''mira''';
 
+-- Puts a new key in the place of an old one, which goes on for `overlap` at most so that its users can change over. The new one has its name
+-- and scopes and, unless an end is given, lasts as long as the old one was made to last. No row when
+-- there is no such key in use; the key of a run is none.
+create function access.rotate_key(old text, id text, hash bytea, overlap interval, until timestamptz default null)
+    returns table (name text, scopes text[], expires_at timestamptz, old_expires_at timestamptz)
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    now_is timestamptz := clock_timestamp();
+    before access.key;
+    ends timestamptz;
+begin
+    select * into before from access.key k
+    where k.id = rotate_key.old and k.revoked_at is null and not k.run and (k.expires_at is null or k.expires_at > now_is)
+    for update;
+    if not found then
+        return;
+    end if;
+    ends := coalesce(rotate_key.until, now_is + (before.expires_at - before.created_at));
+    perform access.create_key(rotate_key.id, before.name, rotate_key.hash, before.scopes, ends);
+    update access.key k set expires_at = least(k.expires_at, now_is + rotate_key.overlap) where k.id = before.id
+    returning k.expires_at into before.expires_at;
+    perform access.record('key.rotated', before.id, jsonb_build_object('to', rotate_key.id, 'expires_at', before.expires_at));
+    return query select before.name, before.scopes, ends, before.expires_at;
+end $$;
+comment on function access.rotate_key is
+    'Puts a new key in the place of one that goes on for a while; `foretaste keys rotate` makes the key and calls this. No row: no such key is in use.';
+
 -- Moves the end of a run's key; one that was revoked stays so.
 create function access.renew_key(id text, expires_at timestamptz) returns boolean
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

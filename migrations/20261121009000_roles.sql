@@ -8,13 +8,19 @@
 do $$
 declare
     role text;
+    meaning text;
 begin
-    foreach role in array array['foretaste_migrator', 'foretaste_ingest', 'foretaste_trainer', 'foretaste_scorer', 'foretaste_tuner',
-        'foretaste_dashboard', 'foretaste_operator']
+    for role, meaning in
+        values ('foretaste_migrator', 'owns everything and migrates'),
+            ('foretaste_ingest', 'the service ingest'), ('foretaste_trainer', 'the service reward-trainer'),
+            ('foretaste_scorer', 'the service latent-scorer'), ('foretaste_tuner', 'the service generator-tuner'),
+            ('foretaste_dashboard', 'reads the views of the schema ops'), ('foretaste_operator', 'looks at everything and operates')
     loop
         begin
             if not exists (select from pg_roles r where r.rolname = role) then
                 execute format('create role %I nologin', role);
+                -- By this the roles are known when they are taken away.
+                execute format('comment on role %I is %L', role, 'Foretaste: ' || meaning);
             end if;
         exception
             when duplicate_object or unique_violation then null;
@@ -41,11 +47,14 @@ declare
             "queue.slots_define",
             "preferences.reverify", "preferences.correct", "preferences.retract", "preferences.restore", "preferences.set_retracted",
             "preferences.erase_rater", "preferences.define_dimension", "preferences.freeze_snapshot",
-            "access.create_key", "access.revoke_key", "access.renew_key", "access.record"],
+            "access.create_key", "access.rotate_key", "access.revoke_key", "access.renew_key", "access.record"],
         "foretaste_dashboard foretaste_operator": [
             "queue.depth", "queue.leased", "queue.database_health", "queue.rates", "ops.percentile", "ops.merge"],
         "foretaste_trainer foretaste_operator": ["registry.set_alias"],
         "foretaste_ingest foretaste_trainer": ["preferences.freeze_snapshot"],
+        "foretaste_ingest": [
+            "preferences.label", "preferences.ranking_state", "preferences.correct", "preferences.set_retracted",
+            "preferences.define_dimension", "preferences.comparisons"],
         "foretaste_trainer foretaste_tuner foretaste_operator": [
             "preferences.label", "preferences.comparisons", "preferences.rated_latents"],
         "foretaste_dashboard": ["preferences.comparisons"],
@@ -55,7 +64,8 @@ declare
             "access.keep_answer", "access.sweep"]
     }';
     -- Plain selects over tables that the caller may read, and what the planner should see through.
-    plain constant text[] := array['ops.percentile', 'ops.merge', 'registry.resolve', 'access.answer_ttl', 'preferences.label'];
+    plain constant text[] := array['ops.percentile', 'ops.merge', 'registry.resolve', 'access.answer_ttl', 'preferences.label',
+        'preferences.ranking_state'];
     roles text;
     role text;
     names jsonb;
@@ -108,10 +118,15 @@ begin
                 'grant insert, update on registry.artifact_fetch to %I'),
             ('foretaste_trainer foretaste_tuner foretaste_operator', 'grant insert on registry.model to %I'),
             ('foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator', 'grant usage on schema preferences to %I'),
-            ('foretaste_ingest foretaste_trainer foretaste_tuner foretaste_operator', 'grant select on all tables in schema preferences to %I'),
-            ('foretaste_ingest', 'grant insert, update on all tables in schema preferences to %I'),
-            ('foretaste_ingest', 'grant usage on all sequences in schema preferences to %I'),
-            ('foretaste_ingest', 'grant execute on all functions in schema preferences to %I'),
+            ('foretaste_trainer foretaste_tuner foretaste_operator', 'grant select on all tables in schema preferences to %I'),
+            -- Ingest posts labels and settles them. What they say it changes through preferences.correct alone, which keeps the history.
+            ('foretaste_ingest',
+                'grant select on preferences.dimension, preferences.pair, preferences.rating, preferences.ranking, preferences.revision,
+                    preferences.snapshot, preferences.frozen_pair, preferences.frozen_rating to %I'),
+            ('foretaste_ingest', 'grant insert on preferences.pair, preferences.rating, preferences.ranking to %I'),
+            ('foretaste_ingest',
+                'grant update (state, reason, settled_at, verify_job, verify_tries, backbone, vae, layout, noise_kind, shape, descriptor)
+                    on preferences.pair, preferences.rating to %I'),
             ('foretaste_ingest foretaste_scorer foretaste_operator', 'grant usage on schema access to %I'),
             ('foretaste_operator', 'grant usage on schema queue to %I'),
             ('foretaste_operator', 'grant select (id, name, scopes, run, created_at, created_by, expires_at, revoked_at, last_used_at) on access.key to %I'),
@@ -185,10 +200,8 @@ do $$
 declare
     role text;
 begin
-    foreach role in array array['foretaste_migrator', 'foretaste_ingest', 'foretaste_trainer', 'foretaste_scorer', 'foretaste_tuner',
-        'foretaste_dashboard', 'foretaste_operator']
+    for role in select r.rolname from pg_roles r where shobj_description(r.oid, 'pg_authid') like 'Foretaste: %'
     loop
-        continue when not exists (select from pg_roles r where r.rolname = role);
         begin
             execute format('reassign owned by %I to %I', role, current_user);
             execute format('drop owned by %I', role);

@@ -68,32 +68,30 @@ public final class Authenticator: RequestGuard {
         limiter = configuration.requestsPerSecond.map { RateLimiter(rate: $0, burst: configuration.burst) }
     }
 
-    public func admit(_ request: Request, _ context: ServiceContext) async throws -> Caller {
+    public func admit(_ request: Request, _ context: ServiceContext) async throws -> (caller: Caller, fields: HTTPFields) {
         let path = request.uri.path
-        if Self.openPaths.contains(path) { return .anonymous }
+        if Self.openPaths.contains(path) { return (.anonymous, [:]) }
         let admission = policy(request.method, path)
-        if admission == .open { return .anonymous }
-        guard configuration.authenticates else {
-            try limiter?.admit(context.remoteAddress ?? "")
-            return .anonymous
-        }
+        if admission == .open { return (.anonymous, [:]) }
+        func limit(_ caller: String) throws -> HTTPFields { try limiter?.admit(caller) ?? [:] }
+        guard configuration.authenticates else { return (.anonymous, try limit(context.remoteAddress ?? "")) }
         let caller: Caller
         do {
             caller = try await authenticate(request)
         } catch let problem as Problem {
-            try limiter?.admit(context.remoteAddress ?? "")
+            _ = try limit(context.remoteAddress ?? "")
             throw problem
         } catch let refusal as Refusal {
             note(refusal, context)
-            try limiter?.admit(context.remoteAddress ?? "")
+            _ = try limit(context.remoteAddress ?? "")
             throw refusal.problem
         }
-        try limiter?.admit(caller.actor)
+        let fields = try limit(caller.actor)
         if case .scope(let scope) = admission, !caller.may(scope) {
             note(Refusal(reason: "missing scope \(scope.rawValue)", key: caller.key ?? "", problem: .notFound("")), context)
             throw Problem.missingScope(scope, key: caller.key ?? "")
         }
-        return caller
+        return (caller, fields)
     }
 
     private struct Refusal: Error {

@@ -60,6 +60,37 @@ public struct KeyStore: Sendable {
         return key
     }
 
+    /// What became of two keys when one took the other's place.
+    public struct Rotation: Sendable, Equatable {
+        /// The new one, shown once.
+        public let key: APIKey
+        /// What both are called.
+        public let name: String
+        /// What both may do.
+        public let scopes: Set<Scope>
+        /// When the new one ends.
+        public let expiresAt: Date?
+        /// When the old one ends.
+        public let oldExpiresAt: Date
+    }
+
+    /// Makes a key with the name and scopes of another, which goes on for `overlap` so that its users can change over.
+    /// - Parameter expiresAt: the new key's end; when not given it lasts as long as the old one was made to last.
+    /// - Returns: nil when there is no key with this id that is in use.
+    public func rotate(_ id: String, overlap: TimeInterval, expiresAt: Date? = nil) async throws -> Rotation? {
+        let key = APIKey.generate()
+        return try await client.query(
+            """
+            select name, scopes, expires_at, old_expires_at
+            from access.rotate_key($1, $2, $3, make_interval(secs => $4::double precision), $5::timestamptz)
+            """, [.string(id), .string(key.id), .bytes(key.hash), .double(overlap), PostgresValue(expiresAt)]
+        ).first.map { row in
+            Rotation(
+                key: key, name: try row["name"].string, scopes: Set(try row["scopes"].stringArray.compactMap(Scope.init)),
+                expiresAt: try row["expires_at"].optionalDate, oldExpiresAt: try row["old_expires_at"].date)
+        }
+    }
+
     /// Ends a key everywhere. False when there is none with this id, or it was revoked before.
     public func revoke(_ id: String, reason: String) async throws -> Bool {
         try await client.query("select access.revoke_key($1, $2) as revoked", [.string(id), .string(reason)])[0]["revoked"].bool

@@ -22,9 +22,26 @@ final class RateLimiter: Sendable {
         self.burst = burst
     }
 
-    /// Takes a token; throws 429, with the time until there is one again, when there is none.
-    func admit(_ caller: String, at now: ContinuousClock.Instant = .now) throws(Problem) {
-        let missing: Double = buckets.withLock { buckets in
+    /// Takes a token, and answers what the draft "RateLimit header fields for HTTP" has clients told: `RateLimit-Policy`, so many requests
+    /// (`q`) within so many seconds (`w`, in which an empty bucket fills), and `RateLimit`, how many are left (`r`) until it is full again (`t`
+    /// seconds). Throws 429 with the same fields, `t` and `Retry-After` being the time until there is a token, when there is none.
+    func admit(_ caller: String, at now: ContinuousClock.Instant = .now) throws(Problem) -> HTTPFields {
+        let (tokens, isAdmitted) = take(caller, at: now)
+        let wait = isAdmitted ? (burst - tokens) / rate : max(1, (1 - tokens) / rate)
+        let fields: HTTPFields = [
+            .rateLimitPolicy: "\"default\";q=\(Int(burst));w=\(Int((burst / rate).rounded(.up)))",
+            .rateLimit: "\"default\";r=\(Int(isAdmitted ? tokens : 0));t=\(Int(wait.rounded(.up)))",
+        ]
+        guard !isAdmitted else { return fields }
+        var problem = Problem.tooManyRequests(
+            "More than \(rate.formatted()) requests a second (\(burst.formatted()) at once) by this caller.",
+            retryAfter: Int(wait.rounded(.up)))
+        problem.headers.append(contentsOf: fields)
+        throw problem
+    }
+
+    private func take(_ caller: String, at now: ContinuousClock.Instant) -> (tokens: Double, isAdmitted: Bool) {
+        buckets.withLock { buckets in
             if buckets.count >= Self.capacity, buckets[caller] == nil {
                 buckets = buckets.filter { burst - $0.value.tokens > $0.value.at.duration(to: now) / .seconds(1) * rate }
                 if buckets.count >= Self.capacity { buckets.removeAll() }
@@ -32,14 +49,15 @@ final class RateLimiter: Sendable {
             var bucket = buckets[caller] ?? Bucket(tokens: burst, at: now)
             bucket.tokens = min(burst, bucket.tokens + bucket.at.duration(to: now) / .seconds(1) * rate)
             bucket.at = now
-            let missing = max(0, 1 - bucket.tokens)
-            if missing == 0 { bucket.tokens -= 1 }
+            let isAdmitted = bucket.tokens >= 1
+            if isAdmitted { bucket.tokens -= 1 }
             buckets[caller] = bucket
-            return missing
+            return (bucket.tokens, isAdmitted)
         }
-        guard missing > 0 else { return }
-        let wait = Int((missing / rate).rounded(.up))
-        throw Problem.tooManyRequests(
-            "More than \(rate.formatted()) requests a second (\(burst.formatted()) at once) by this caller.", retryAfter: max(1, wait))
     }
+}
+
+extension HTTPField.Name {
+    static let rateLimit = Self("RateLimit")!
+    static let rateLimitPolicy = Self("RateLimit-Policy")!
 }

@@ -53,8 +53,9 @@ public enum Admission: Sendable, Equatable {
 
 /// Decides who may send a request; see ``ServiceApplication/guardRequests(with:)``.
 public protocol RequestGuard: Sendable {
-    /// Who sends the request. Throws the `Problem` that turns it away.
-    func admit(_ request: Request, _ context: ServiceContext) async throws -> Caller
+    /// Who sends the request, and header fields that its answer gets, whatever it is: how much more this caller may ask, say. Throws the
+    /// `Problem` that turns it away.
+    func admit(_ request: Request, _ context: ServiceContext) async throws -> (caller: Caller, fields: HTTPFields)
 }
 
 extension RequestGuard {
@@ -71,13 +72,28 @@ struct AdmissionMiddleware: RouterMiddleware {
     func handle(
         _ request: Request, context: ServiceContext, next: (Request, ServiceContext) async throws -> Response
     ) async throws -> Response {
-        var (request, context) = (request, context)
+        var context = context
         if readiness.refusesRequests, !Probes.paths.contains(request.uri.path) {
             var problem = Problem(.serviceUnavailable, "The service is shutting down; ask again, another one may answer.", kind: .draining)
             problem.headers = [.retryAfter: "1", .connection: "close"]
             throw problem
         }
-        if let requestGuard { context.caller = try await requestGuard.admit(request, context) }
+        var fields = HTTPFields()
+        if let requestGuard { (context.caller, fields) = try await requestGuard.admit(request, context) }
+        do {
+            var response = try await handle(request, context, next)
+            response.headers.append(contentsOf: fields)
+            return response
+        } catch var problem as Problem {
+            problem.headers.append(contentsOf: fields)
+            throw problem
+        }
+    }
+
+    private func handle(
+        _ request: Request, _ context: ServiceContext, _ next: (Request, ServiceContext) async throws -> Response
+    ) async throws -> Response {
+        var request = request
         if let expectation = request.headers[.expect] {
             guard expectation.lowercased() == "100-continue" else {
                 throw Problem(.expectationFailed, "Expect is '\(expectation.prefix(40))'; 100-continue is what is understood here.")

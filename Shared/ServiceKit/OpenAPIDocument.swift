@@ -105,6 +105,13 @@ public enum OpenAPIDocument {
             """
     }
 
+    private static var tooMany: Problem {
+        var problem = Problem.tooManyRequests("More than 10 requests a second (20 at once) by this caller.")
+        problem.headers[HTTPField.Name("RateLimit-Policy")!] = "\"default\";q=20;w=2"
+        problem.headers[HTTPField.Name("RateLimit")!] = "\"default\";r=0;t=1"
+        return problem
+    }
+
     private static let common = """
         {
           "paths": {
@@ -133,7 +140,7 @@ public enum OpenAPIDocument {
               "MediaType": \(problem(.unsupportedMediaType(found: "text/plain", expected: ["application/json", "application/x-ndjson"]), "The body's Content-Type or Content-Encoding is not one that is read here")),
               "Expectation": \(problem(Problem(.expectationFailed, "Expect is 'a miracle'; 100-continue is what is understood here."), "Expect asks for something other than 100-continue")),
               "Invalid": \(problem(.invalid([.init(pointer: "/a/sha256", detail: "is required")]), "The content is wrong, place by place")),
-              "TooManyRequests": \(problem(.tooManyRequests("More than 10 requests a second (20 at once) by this caller."), "More than is served at a time")),
+              "TooManyRequests": \(problem(tooMany, "More than is served at a time. Where the operator limits callers, their other answers have RateLimit and RateLimit-Policy too")),
               "InternalError": \(problem(.internalError(), "Something failed on our side")),
               "Upstream": \(problem(Problem(.badGateway, "http://127.0.0.1:9000/latents.safetensors cannot be reached: Couldn't connect to server."), "An artifact store did not give what was needed")),
               "Unavailable": \(problem(.unavailable("The database does not answer now; nothing was lost, send the request again."), "Not now; nothing was stored"))

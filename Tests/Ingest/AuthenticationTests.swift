@@ -161,10 +161,37 @@ import Testing
             #expect(found == [200, 200, 200, 429])
             let refused = try await ingest.send("GET", "/v1/preferences")
             #expect(refused.status == 429 && (Int(refused.headers["retry-after"] ?? "") ?? 0) > 1)
+            #expect(refused.headers["ratelimit-policy"] == "\"default\";q=3;w=150")
+            #expect(refused.headers["ratelimit"] == "\"default\";r=0;t=\(refused.headers["retry-after"] ?? "")")
             // Another key has a bucket of its own; probes have none.
             let other = try await KeyStore(client: ingest.client).create(name: "other", scopes: [.read])
             #expect(try await status(ingest, other) == 200)
+            // What is left is said with every answer, one that the client has to mend too.
+            let mended = try await ingest.send("GET", "/v1/preferences?page=1", authorization: "Bearer \(other.text)")
+            #expect(mended.status == 400 && mended.headers["ratelimit"]?.hasPrefix("\"default\";r=1;t=") == true)
             for _ in 0..<5 { #expect(try await ingest.send("GET", "/readyz", authorization: nil).status == 200) }
+        }
+    }
+
+    /// Nobody's word is taken for where a request comes from: X-Forwarded-For is the client's to write.
+    @Test func theAddressThatIsLimitedAndWrittenDownIsTheConnections() async throws {
+        try await RunningIngest.with(["FORETASTE_RATE_LIMIT": "0.02", "FORETASTE_RATE_BURST": "2"]) { ingest in
+            let stranger = APIKey.generate()
+            var found: [Int] = []
+            for number in 1...3 {
+                found.append(
+                    try await ingest.send(
+                        "GET", "/v1/preferences",
+                        headers: [
+                            "X-Forwarded-For": "203.0.113.\(number)", "Forwarded": "for=203.0.113.\(number)", "X-Real-IP": "203.0.113.9",
+                        ],
+                        authorization: "Bearer \(stranger.text)"
+                    ).status)
+            }
+            #expect(found == [401, 401, 429])
+            await ingest.stop()
+            let rows = try await ingest.client.query("select host(ip) as ip from access.audit where action = 'authentication.failed'")
+            #expect(try rows.map { try $0["ip"].string } == ["127.0.0.1"])
         }
     }
 

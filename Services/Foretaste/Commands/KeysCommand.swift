@@ -6,12 +6,12 @@ import ServiceKit
 /// `foretaste keys …`
 struct KeysCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "keys", abstract: "Create, list and revoke API keys.",
+        commandName: "keys", abstract: "Create, list, rotate and revoke API keys.",
         discussion: """
             Requests to ingest and the scorer carry a key: 'Authorization: Bearer ft_…'. Scopes: ingest (post labels), read (read them), score (ask for \
             scores), admin (everything, and the audit log). `foretaste up` mints a key for its run and writes it into the ready file.
             """,
-        subcommands: [Create.self, List.self, Revoke.self])
+        subcommands: [Create.self, List.self, Rotate.self, Revoke.self])
 
     struct Create: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -26,21 +26,16 @@ struct KeysCommand: AsyncParsableCommand {
 
         func validate() throws {
             _ = try parsedScopes()
-            _ = try expires.map(Self.seconds)
+            _ = try KeysCommand.seconds(expires, option: "--expires")
             guard !name.isEmpty, name.count <= 200 else { throw ValidationError("--name: expected 1 to 200 characters") }
         }
 
         func run() async throws {
             let scopes = try parsedScopes()
-            let end = try expires.map { Date.now + (try Self.seconds($0)) }
+            let end = try KeysCommand.seconds(expires, option: "--expires").map { Date.now + $0 }
             try await data.withDatabase { client in
                 let key = try await KeyStore(client: client).create(name: name, scopes: scopes, expiresAt: end)
-                print(key.text)
-                let until = end.map { ", until \($0.formatted(.iso8601))" } ?? ""
-                FileHandle.standardError.write(
-                    Data(
-                        "key \(key.id) for \(scopes.map(\.rawValue).sorted().joined(separator: ", "))\(until). It is not shown again.\n"
-                            .utf8))
+                KeysCommand.show(key, scopes, until: end)
             }
         }
 
@@ -57,14 +52,6 @@ struct KeysCommand: AsyncParsableCommand {
         }
 
         private static let allScopes = Scope.allCases.map(\.rawValue).joined(separator: ", ")
-
-        static func seconds(_ text: String) throws -> TimeInterval {
-            let units: [Character: TimeInterval] = ["m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400]
-            guard let unit = text.last.flatMap({ units[$0] }), let count = Int(text.dropLast()), (1...1_000_000).contains(count) else {
-                throw ValidationError("--expires \(text): expected a number and m, h, d, w or y, such as 90d")
-            }
-            return Double(count) * unit
-        }
     }
 
     struct List: AsyncParsableCommand {
@@ -97,6 +84,38 @@ struct KeysCommand: AsyncParsableCommand {
         private static func text(_ date: Date?) -> String { date?.formatted(.iso8601) ?? "" }
     }
 
+    struct Rotate: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Put a new key in the place of one, and print it, once.",
+            discussion:
+                "The new key has the name and scopes of the old one, which goes on for a while so that its users can change over. `foretaste keys list` shows by LAST USED whether they have."
+        )
+        @OptionGroup var data: DataOptions
+        @Argument(help: "The old key's id: the eight characters behind ft_. A whole key will do.") var id: String
+        @Option(help: "How long the old one goes on at most: 30m, 24h, 7d; 0 ends it now.") var overlap = "24h"
+        @Option(help: "How long the new one lasts: 12h, 90d, 1y; as long as the old one was made to last if not given.") var expires:
+            String?
+
+        func validate() throws {
+            _ = try (KeysCommand.seconds(overlap, option: "--overlap"), KeysCommand.seconds(expires, option: "--expires"))
+        }
+
+        func run() async throws {
+            let id = APIKey(id)?.id ?? id
+            let overlap = try KeysCommand.seconds(overlap, option: "--overlap") ?? 0
+            let end = try KeysCommand.seconds(expires, option: "--expires").map { Date.now + $0 }
+            try await data.withDatabase { client in
+                let store = KeyStore(client: client)
+                guard let rotation = try await store.rotate(id, overlap: overlap, expiresAt: end) else {
+                    throw try await KeysCommand.notInUse(id, store)
+                }
+                KeysCommand.show(rotation.key, rotation.scopes, until: rotation.expiresAt)
+                let old = rotation.oldExpiresAt <= .now ? "has ended" : "ends at \(rotation.oldExpiresAt.formatted(.iso8601))"
+                FileHandle.standardError.write(Data("The key \(id) \(old).\n".utf8))
+            }
+        }
+    }
+
     struct Revoke: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "End a key, everywhere and at once.")
         @OptionGroup var data: DataOptions
@@ -106,11 +125,51 @@ struct KeysCommand: AsyncParsableCommand {
         func run() async throws {
             let id = APIKey(id)?.id ?? id
             try await data.withDatabase { client in
-                guard try await KeyStore(client: client).revoke(id, reason: reason) else {
-                    throw CommandFailure(
-                        description: "there is no key \(id) that is not revoked already; `foretaste keys list --all` shows them")
-                }
+                let store = KeyStore(client: client)
+                guard try await store.revoke(id, reason: reason) else { throw try await KeysCommand.notInUse(id, store) }
+                FileHandle.standardError.write(Data("The key \(id) has ended.\n".utf8))
             }
         }
+    }
+}
+
+extension KeysCommand {
+    /// The key to standard output, alone; what is to be known of it to standard error.
+    private static func show(_ key: APIKey, _ scopes: Set<Scope>, until end: Date?) {
+        print(key.text)
+        let until = end.map { ", until \($0.formatted(.iso8601))" } ?? ""
+        let may = scopes.map(\.rawValue).sorted().joined(separator: ", ")
+        FileHandle.standardError.write(Data("key \(key.id) for \(may)\(until). It is not shown again.\n".utf8))
+    }
+
+    /// Why a key cannot be ended or replaced.
+    private static func notInUse(_ id: String, _ store: KeyStore) async throws -> CommandFailure {
+        let keys = try await store.list(all: true)
+        if let key = keys.first(where: { $0.id == id }) {
+            if let at = key.revokedAt {
+                return CommandFailure(description: "the key \(id) was revoked at \(at.formatted(.iso8601)) already")
+            }
+            if let at = key.expiresAt, at <= .now {
+                return CommandFailure(description: "the key \(id) expired at \(at.formatted(.iso8601))")
+            }
+            return CommandFailure(description: "the key \(id) is that of a run of `foretaste up`, which renews it and ends it")
+        }
+        let named = keys.filter { $0.name == id && $0.state() == "active" }
+        if !named.isEmpty {
+            let ids = named.map(\.id).joined(separator: ", ")
+            return CommandFailure(description: "'\(id)' is a name, and keys are known by their ids: \(ids)")
+        }
+        return CommandFailure(description: "there is no key '\(id.prefix(80))'; `foretaste keys list --all` shows the ids")
+    }
+
+    /// A duration in seconds. Nil without a text; 0 is one only where nothing is what is meant.
+    private static func seconds(_ text: String?, option: String) throws -> TimeInterval? {
+        guard let text else { return nil }
+        if text == "0", option == "--overlap" { return 0 }
+        let units: [Character: TimeInterval] = ["m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400]
+        guard let unit = text.last.flatMap({ units[$0] }), let count = Int(text.dropLast()), (1...1_000_000).contains(count),
+            Double(count) * unit <= 1000 * units["y"]!
+        else { throw ValidationError("\(option) \(text): expected a number and m, h, d, w or y, such as 90d, up to 1000y") }
+        return Double(count) * unit
     }
 }
