@@ -189,6 +189,9 @@ let package = Package(
             name: "ArtifactsTests", dependencies: ["Artifacts", "ArtifactTestFetcher", "NetworkTesting", "Postgres", log],
             path: "Tests/Artifacts",
             swiftSettings: settings),
+        .target(
+            name: "OpenAPIChecks", path: "Tests/Support/OpenAPIChecks", exclude: ["check", "check.py", "hooks.py", "schemathesis.toml"],
+            swiftSettings: settings),
         .testTarget(
             name: "AccessTests", dependencies: ["PostgresTesting", "Access", "ServiceKit", "Postgres", "Migrations", hummingbird, log],
             path: "Tests/Access", swiftSettings: settings),
@@ -205,7 +208,7 @@ let package = Package(
             name: "IngestTests",
             dependencies: [
                 "NetworkTesting", "PostgresTesting", "Ingest", "Tensors", "Safetensors", "Artifacts", "Postgres", "Migrations", "JobQueue",
-                "Preferences", "ServiceKit", "Access", log,
+                "Preferences", "ServiceKit", "Access", "OpenAPIChecks", log,
             ], path: "Tests/Ingest", swiftSettings: settings),
         .testTarget(
             name: "RewardTrainerTests",
@@ -217,7 +220,7 @@ let package = Package(
             name: "LatentScorerTests",
             dependencies: [
                 "PostgresTesting", "LatentScorer", "Tensors", "Safetensors", "Backbones", "Diffusion", "Rewards", "Artifacts", "Postgres",
-                "Migrations", "JobQueue", "Preferences", "ServiceKit", "Access", hummingbird, log,
+                "Migrations", "JobQueue", "Preferences", "ServiceKit", "Access", "OpenAPIChecks", hummingbird, log,
             ], path: "Tests/LatentScorer", swiftSettings: settings),
         .testTarget(
             name: "GeneratorTunerTests",

@@ -1,8 +1,6 @@
-import Foundation
+import Access
 import Hummingbird
-import NIOCore
 import Preferences
-import Safetensors
 import ServiceKit
 
 /// What can be judged, listed and added to.
@@ -11,6 +9,7 @@ struct DimensionRoutes: Sendable {
 
     let registry: DimensionRegistry
     let reader: LabelReader
+    let changes: Changes
     let configuration: IngestConfiguration
 
     func add(to router: ServiceRouter) {
@@ -22,7 +21,7 @@ struct DimensionRoutes: Sendable {
         }
         router.put("/v1/dimensions/{name}") { request, context in
             let name = try context.parameters.require("name")
-            return try await answering { try await define(name, request) }
+            return try await answering { try await define(name, request, context) }
         }
     }
 
@@ -39,10 +38,9 @@ struct DimensionRoutes: Sendable {
     }
 
     /// 201 when it is new, 200 when it was known; the description is then the new one.
-    private func define(_ name: String, _ request: Request) async throws -> Response {
-        try request.requireMediaType("application/json")
-        let body = try await request.body(upTo: configuration.bodyLimit)
-        var fields = try FieldReader(body)
+    private func define(_ name: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
+        let (change, read) = try await Changes.Request.json(request, context, upTo: configuration.bodyLimit)
+        var fields = read
         let description = fields.text("description", limit: Self.descriptionLimit)
         fields.unknown(besides: ["description"])
         guard let description, fields.errors.isEmpty else { throw Problem.invalid(fields.errors) }
@@ -51,10 +49,15 @@ struct DimensionRoutes: Sendable {
                 "'\(name.prefix(80))' cannot be a dimension's name: up to \(DimensionRegistry.nameLimit) letters, digits, '_', '.' and '-'."
             )
         }
-        let isNew = try await registry.define(name, description: description)
-        reader.forget()
-        let known = try await registry.list().first { $0.name == name }
-        guard let known else { throw Problem.unavailable("The dimension was taken away at the same moment.") }
-        return .json(try documentBytes(Document(known)), status: isNew ? .created : .ok)
+        defer { reader.forget() }
+        return try await changes.carryOut(change) { connection in
+            let isNew = try await registry.define(name, description: description, on: connection)
+            try await AuditLog.record("dimension.defined", name, by: .init(context), on: connection)
+            guard let known = try await registry.list(on: connection).first(where: { $0.name == name }) else {
+                throw Problem.unavailable("The dimension was taken away at the same moment.")
+            }
+            return .json(
+                try documentBytes(Document(known), isTrial: change.isTrial), status: isNew && !change.isTrial ? .created : .ok)
+        }
     }
 }

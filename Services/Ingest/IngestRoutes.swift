@@ -12,16 +12,16 @@ struct IngestRoutes: Sendable {
     let client: PostgresClient
     let store: PreferenceStore
     let configuration: IngestConfiguration
-    private let answers: IdempotentAnswers
+    private let changes: Changes
     private let reader: LabelReader
     private let memory: BodyMemory
 
-    init(client: PostgresClient, configuration: IngestConfiguration, reader: LabelReader) {
+    init(client: PostgresClient, changes: Changes, configuration: IngestConfiguration, reader: LabelReader) {
         self.client = client
+        self.changes = changes
         self.reader = reader
         self.configuration = configuration
         store = PreferenceStore(client: client)
-        answers = IdempotentAnswers(client: client)
         memory = BodyMemory(limit: configuration.bodyMemory)
     }
 
@@ -29,7 +29,10 @@ struct IngestRoutes: Sendable {
         router.post("/v1/preferences") { request, context in try await answering { try await post(request, context) } }
         router.get("/v1/preferences") { request, _ in try await answering { try await list(request) } }
         router.get("/v1/preferences/summary") { _, _ in
-            try await answering { .json(try documentBytes(try await store.summary())) }
+            try await answering {
+                let (pairs, ratings) = (try await store.summary(), try await store.ratingSummary())
+                return .json(try documentBytes(SummaryDocument(pairs: pairs, ratings: ratings)))
+            }
         }
         router.get("/v1/preferences/{id}") { _, context in
             let id = try context.parameters.require("id")
@@ -40,10 +43,9 @@ struct IngestRoutes: Sendable {
 
     private func post(_ request: Request, _ context: ServiceContext) async throws -> Response {
         let type = try request.requireMediaType("application/json", "application/x-ndjson")
-        let options = try PostOptions(request)
-        let sent = try IdempotentAnswers.key(of: request)
-        // A dry run has no effect that could be repeated.
-        let key = options.dryRun ? nil : sent
+        let query = try Query(request, known: PostOptions.known)
+        let options = try PostOptions(query)
+        let isKeyed = try IdempotentAnswers.key(of: request) != nil
         let share = memory.share()
         defer { share.giveBack() }
         if type == "application/json" {
@@ -53,20 +55,20 @@ struct IngestRoutes: Sendable {
             case .errors(let errors): throw Problem.invalid(errors)
             case .label(let decoded): label = decoded
             }
-            guard options.dryRun || key != nil else { return try Self.answer(try await store.post([label])[0], dryRun: false) }
-            return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
+            guard options.dryRun || isKeyed else { return try Self.answer(try await store.post([label])[0], dryRun: false) }
+            return try await changes.carryOut(Changes.Request(request, context, query: query, content: body)) { connection in
                 try Self.answer(try await store.post([label], on: connection)[0], dryRun: options.dryRun)
             }
         }
-        guard options.atomic || options.dryRun || key != nil else { return try await postLines(of: request, options, share) }
+        guard options.atomic || options.dryRun || isKeyed else { return try await postLines(of: request, options, share) }
         let body = try await request.body(upTo: configuration.bulkLimit, gzip: true, admit: share.take)
         var post = bulk(options, share)
         try await post.add(body)
         try await post.end()
-        return try await within(key, request, context, body, dryRun: options.dryRun) { connection in
+        return try await changes.carryOut(Changes.Request(request, context, query: query, content: body)) { connection in
             let document = try await post.finish { try await store.post($0, on: connection) }
             let response = Response.json(try document.json(), status: .init(code: document.status))
-            if document.isRefusedWhole { throw RolledBack(response: response) }
+            if document.isRefusedWhole { throw Changes.RolledBack(response: response) }
             return response
         }
     }
@@ -109,49 +111,34 @@ struct IngestRoutes: Sendable {
         }
     }
 
-    /// An answer whose transaction must leave nothing behind.
-    private struct RolledBack: Error {
-        let response: Response
-    }
-
-    /// One transaction for the whole request: kept with its answer under the client's key, or rolled back after a dry run.
-    private func within(
-        _ key: String?, _ request: Request, _ context: ServiceContext, _ body: ByteBuffer, dryRun: Bool,
-        _ work: (PostgresConnection) async throws -> Response
-    ) async throws -> Response {
-        do {
-            if let key { return try await answers.answer(key: key, request: request, content: body, context: context, work) }
-            return try await client.transaction { connection in
-                let response = try await work(connection)
-                if dryRun { throw RolledBack(response: response) }
-                return response
-            }
-        } catch let rolledBack as RolledBack {
-            return rolledBack.response
-        }
-    }
-
     private func get(_ id: String) async throws -> Response {
         guard let document = try await LabelDocument.load(id, from: store) else { throw LabelDocument.notFound(id) }
         return .json(document)
     }
 
     private func list(_ request: Request) async throws -> Response {
-        let query = try Query(request, known: ["state", "dimension", "source", "limit", "cursor"])
-        let state = try query["state"].map { text in
-            guard let state = PairState(rawValue: text) else {
-                throw Problem.badRequest("state is '\(text.prefix(80))'; expected received, usable or quarantined.")
-            }
-            return state
-        }
-        let limit = try query.integer("limit", in: 1...PreferenceStore.maximumPage)
+        let query = try Query(request, known: ["type", "state", "dimension", "source", "limit", "cursor"])
+        let filter = LabelFilter(
+            state: try query.word("state", PairState.self), dimension: query["dimension"], source: query["source"])
+        let limit = try query.integer("limit", in: 1...PreferenceStore.maximumPage) ?? 100
         do {
-            let page = try await store.list(
-                state: state, dimension: query["dimension"], source: query["source"], limit: limit ?? 100, cursor: query["cursor"])
-            return .json(try documentBytes(PageDocument(page: page)))
+            switch try query.word("type", ListedType.self) ?? .pair {
+            case .pair:
+                let page = try await store.list(
+                    state: filter.state, dimension: filter.dimension, source: filter.source, limit: limit, cursor: query["cursor"])
+                return .json(try documentBytes(PageDocument(page: page, PairDocument.init)))
+            case .rating:
+                let page = try await store.ratings(filter, limit: limit, cursor: query["cursor"])
+                return .json(try documentBytes(PageDocument(page: page, RatingDocument.init)))
+            }
         } catch PreferencesError.cursor {
-            throw Problem.badRequest("cursor is not one that a page had as its next.")
+            throw Problem.badRequest("cursor is not one that a page of these labels had as its next.")
         }
+    }
+
+    /// What can be listed. Rankings are listed as their pairs.
+    private enum ListedType: String, CaseIterable {
+        case pair, rating
     }
 }
 

@@ -30,11 +30,12 @@ enum IngestService {
         application.requireTable("preferences.pair", client: client)
         let dimensions = DimensionRegistry(client: client)
         let reader = LabelReader(registry: dimensions)
+        let changes = Changes(client: client)
         application.addRoutes {
-            IngestRoutes(client: client, configuration: configuration, reader: reader).add(to: $0)
-            LabelRoutes(store: store, configuration: configuration).add(to: $0)
-            DimensionRoutes(registry: dimensions, reader: reader, configuration: configuration).add(to: $0)
-            SnapshotRoutes(client: client, configuration: configuration).add(to: $0)
+            IngestRoutes(client: client, changes: changes, configuration: configuration, reader: reader).add(to: $0)
+            LabelRoutes(store: store, changes: changes, configuration: configuration).add(to: $0)
+            DimensionRoutes(registry: dimensions, reader: reader, changes: changes, configuration: configuration).add(to: $0)
+            SnapshotRoutes(client: client, changes: changes, configuration: configuration).add(to: $0)
             AuditRoutes(client: client).add(to: $0)
         }
         application.addTask("verification") { try await worker.run() }

@@ -1,15 +1,22 @@
 import Foundation
+import Postgres
 import Preferences
 import ServiceKit
 
 /// A stored label of any kind as clients see it. What it is, its id says.
 enum LabelDocument {
     /// The document behind an id, nil when there is none.
-    static func load(_ id: String, from store: PreferenceStore) async throws -> Data? {
+    static func load(
+        _ id: String, from store: PreferenceStore, on connection: PostgresConnection? = nil, isTrial: Bool = false
+    ) async throws -> Data? {
         guard !id.utf8.contains(0) else { return nil }
-        if id.hasPrefix("ranking_") { return try await store.ranking(id).map { try documentBytes(RankingDocument(ranking: $0)) } }
-        if id.hasPrefix("rating_") { return try await store.rating(id).map { try documentBytes(RatingDocument(rating: $0)) } }
-        return try await store.get(id).map { try documentBytes(PairDocument(pair: $0)) }
+        if id.hasPrefix("ranking_") {
+            return try await store.ranking(id, on: connection).map { try documentBytes(RankingDocument(ranking: $0), isTrial: isTrial) }
+        }
+        if id.hasPrefix("rating_") {
+            return try await store.rating(id, on: connection).map { try documentBytes(RatingDocument(rating: $0), isTrial: isTrial) }
+        }
+        return try await store.get(id, on: connection).map { try documentBytes(PairDocument(pair: $0), isTrial: isTrial) }
     }
 
     static func notFound(_ id: String) -> Problem { .notFound("There is no pair, ranking or rating with the id '\(id.prefix(80))'.") }
@@ -31,7 +38,7 @@ struct RankingDocument: Encodable {
         try container.encode(ranking.state, forKey: .state)
         try container.encode(ranking.pairs, forKey: .pairs)
         try container.encodeIfPresent(ranking.retractedAt.map(timestampText), forKey: .retractedAt)
-        try ranking.ranking.encode(to: encoder)
+        try ranking.ranking.shown.encode(to: encoder)
     }
 }
 
@@ -52,7 +59,7 @@ struct RatingDocument: Encodable {
         try container.encode(rating.reason, forKey: .reason)
         if rating.revision > 0 { try container.encode(rating.revision, forKey: .revision) }
         try container.encodeIfPresent(rating.retractedAt.map(timestampText), forKey: .retractedAt)
-        try rating.rating.encode(to: encoder)
+        try rating.rating.shown.encode(to: encoder)
     }
 }
 

@@ -1,7 +1,7 @@
-import Foundation
-import HTTPTypes
+import Access
 import Hummingbird
 import NIOCore
+import Postgres
 import Preferences
 import Safetensors
 import ServiceKit
@@ -13,6 +13,7 @@ struct LabelRoutes: Sendable {
     static let actorLimit = 200
 
     let store: PreferenceStore
+    let changes: Changes
     let configuration: IngestConfiguration
 
     func add(to router: ServiceRouter) {
@@ -32,25 +33,25 @@ struct LabelRoutes: Sendable {
 
     /// Why, and who, are query parameters: many clients and proxies drop the body of a DELETE.
     private func retract(_ id: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
-        let query = try Query(request, known: ["reason", "by"])
+        let query = try Query(request, known: ["reason", "by", Changes.dryRun])
         guard let reason = query["reason"], !reason.isEmpty else {
             throw Problem.badRequest("The parameter reason is required: DELETE …?reason=misread%20the%20guideline&by=ada")
         }
         guard reason.utf8.count <= Self.reasonLimit, (query["by"] ?? "").utf8.count <= Self.actorLimit else {
             throw Problem.badRequest("reason takes at most \(Self.reasonLimit) bytes, by at most \(Self.actorLimit).")
         }
-        return try await changing(id) {
-            try await store.setRetracted(id, true, actor: query["by"] ?? context.caller.actor, reason: reason)
+        let change = try Changes.Request(request, context, query: query)
+        return try await changing(id, change) {
+            try await store.setRetracted(id, true, actor: query["by"] ?? context.caller.actor, reason: reason, on: $0)
         }
     }
 
     private func correct(_ id: String, _ request: Request, _ context: ServiceContext) async throws -> Response {
-        try request.requireMediaType("application/json")
-        let body = try await request.body(upTo: configuration.bodyLimit)
-        var fields = try FieldReader(body)
+        let (change, read) = try await Changes.Request.json(request, context, upTo: configuration.bodyLimit)
+        var fields = read
         let reason = fields.text("reason", limit: Self.reasonLimit)
         let actor = fields["by"] == nil ? context.caller.actor : fields.name("by", limit: Self.actorLimit)
-        if fields["retracted"] != nil { return try await restore(id, &fields, actor, reason) }
+        if fields["retracted"] != nil { return try await restore(id, change, &fields, actor, reason) }
         if id.hasPrefix("ranking_") {
             throw Problem.conflict(
                 "A ranking is corrected as a whole: retract it (DELETE) and post the right one under another external_id; or correct one of its pairs."
@@ -68,20 +69,22 @@ struct LabelRoutes: Sendable {
             }
             fields.unknown(besides: ["rating", "reason", "by"])
             guard fields.errors.isEmpty, let value, let reason, let actor else { throw Problem.invalid(fields.errors) }
-            return try await changing(id) { try await store.correct(id, toRating: value, actor: actor, reason: reason) }
+            return try await changing(id, change) { try await store.correct(id, toRating: value, actor: actor, reason: reason, on: $0) }
         }
         let label = LabelFields.decode(&fields)
         fields.unknown(besides: LabelFields.names + ["reason", "by"])
         guard fields.errors.isEmpty, let label, let reason, let actor else { throw Problem.invalid(fields.errors) }
-        return try await changing(id) { try await store.correct(id, to: label, actor: actor, reason: reason) }
+        return try await changing(id, change) { try await store.correct(id, to: label, actor: actor, reason: reason, on: $0) }
     }
 
     /// `{"retracted":false,"reason":"…"}`: a retraction was the mistake.
-    private func restore(_ id: String, _ fields: inout FieldReader, _ actor: String?, _ reason: String?) async throws -> Response {
+    private func restore(
+        _ id: String, _ change: Changes.Request, _ fields: inout FieldReader, _ actor: String?, _ reason: String?
+    ) async throws -> Response {
         if fields["retracted"] != .bool(false) { fields.add("/retracted", "expected false, which restores; DELETE retracts") }
         fields.unknown(besides: ["retracted", "reason", "by"])
         guard fields.errors.isEmpty, let reason, let actor else { throw Problem.invalid(fields.errors) }
-        return try await changing(id) { try await store.setRetracted(id, false, actor: actor, reason: reason) }
+        return try await changing(id, change) { try await store.setRetracted(id, false, actor: actor, reason: reason, on: $0) }
     }
 
     private func history(_ id: String) async throws -> Response {
@@ -101,16 +104,23 @@ struct LabelRoutes: Sendable {
     }
 
     /// Answers the label as it is after a change.
-    private func changing(_ id: String, _ change: () async throws -> Int) async throws -> Response {
-        do {
-            guard !id.utf8.contains(0) else { throw LabelChangeError.notFound }
-            _ = try await change()
-        } catch LabelChangeError.notFound {
-            throw LabelDocument.notFound(id)
-        } catch LabelChangeError.retracted {
-            throw Problem.conflict("\(id) is retracted. Restore it first, with {\"retracted\":false,\"reason\":\"…\"}.")
+    private func changing(
+        _ id: String, _ request: Changes.Request, _ change: (PostgresConnection) async throws -> Int
+    ) async throws -> Response {
+        try await changes.carryOut(request) { connection in
+            do {
+                guard !id.utf8.contains(0) else { throw LabelChangeError.notFound }
+                try await AuditLog.act(as: .init(request.context), on: connection)
+                _ = try await change(connection)
+            } catch LabelChangeError.notFound {
+                throw LabelDocument.notFound(id)
+            } catch LabelChangeError.retracted {
+                throw Problem.conflict("\(id) is retracted. Restore it first, with {\"retracted\":false,\"reason\":\"…\"}.")
+            }
+            guard let document = try await LabelDocument.load(id, from: store, on: connection, isTrial: request.isTrial) else {
+                throw LabelDocument.notFound(id)
+            }
+            return .json(document)
         }
-        guard let document = try await LabelDocument.load(id, from: store) else { throw LabelDocument.notFound(id) }
-        return .json(document)
     }
 }

@@ -9,7 +9,12 @@ extension OpenAPI {
             "operationId": "correctPreference",
             "summary": "Replace what a pair or a rating says, or restore one that was retracted",
             "description": "The new label replaces the old one whole; what was said before stays in the history, and frozen snapshots keep it. Saying what it says already changes nothing.",
-            "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"}],
+            "parameters": [
+              {"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"},
+              {"$ref": "#/components/parameters/DryRun"},
+              {"$ref": "#/components/parameters/IdempotencyKey"},
+              {"$ref": "#/components/parameters/ContentEncoding"}
+            ],
             "requestBody": {
               "required": true,
               "content": {
@@ -69,7 +74,12 @@ extension OpenAPI {
           "put": {
             "operationId": "defineDimension",
             "summary": "Make a dimension known, or describe a known one anew",
-            "parameters": [{"name": "name", "in": "path", "required": true, "schema": {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$"}, "example": "hands"}],
+            "parameters": [
+              {"name": "name", "in": "path", "required": true, "schema": {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$"}, "example": "hands"},
+              {"$ref": "#/components/parameters/DryRun"},
+              {"$ref": "#/components/parameters/IdempotencyKey"},
+              {"$ref": "#/components/parameters/ContentEncoding"}
+            ],
             "requestBody": {
               "required": true,
               "content": {"application/json": {
@@ -78,7 +88,8 @@ extension OpenAPI {
               }}
             },
             "responses": {
-              "200": {"description": "It was known", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Dimension"}}}},
+              "409": {"$ref": "#/components/responses/Problem"},
+              "200": {"description": "It was known, or a dry run", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Dimension"}}}},
               "201": {"description": "It is new", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Dimension"}}}},
               "400": {"$ref": "#/components/responses/Problem"},
               "413": {"$ref": "#/components/responses/Problem"},
@@ -110,18 +121,25 @@ extension OpenAPI {
             "operationId": "freezeSnapshot",
             "summary": "Freeze the usable labels of a dimension as they are now",
             "description": "Immutable: corrections and retractions change later snapshots only. A prompt keeps the side of the split that it got first.",
+            "parameters": [
+              {"$ref": "#/components/parameters/DryRun"},
+              {"$ref": "#/components/parameters/IdempotencyKey"},
+              {"$ref": "#/components/parameters/ContentEncoding"}
+            ],
             "requestBody": {
               "required": true,
               "content": {"application/json": {
                 "schema": {"type": "object", "additionalProperties": false, "required": ["dimension"], "properties": {
                   "dimension": {"type": "string", "minLength": 1, "maxLength": 64},
-                  "backbone": {"type": "string", "minLength": 1, "maxLength": 200, "description": "By name, with or without version or alias; any when left out"},
-                  "held_out": {"type": "number", "minimum": 0.01, "maximum": 0.9, "default": 0.25}
+                  "backbone": {"type": ["string", "null"], "minLength": 1, "maxLength": 200, "description": "By name, with or without version or alias; any when left out"},
+                  "held_out": {"type": ["number", "null"], "minimum": 0.01, "maximum": 0.9, "default": 0.25}
                 }},
                 "examples": {"overall": {"value": {"dimension": "overall"}}}
               }}
             },
             "responses": {
+              "200": {"description": "A dry run: what would be frozen", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Snapshot"}}}},
+              "409": {"$ref": "#/components/responses/Problem"},
               "201": {"description": "The snapshot", "headers": {"Location": {"schema": {"type": "string"}, "example": "/v1/snapshots/7"}}, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Snapshot"}}}},
               "413": {"$ref": "#/components/responses/Problem"},
               "415": {"$ref": "#/components/responses/Problem"},
@@ -180,12 +198,16 @@ extension OpenAPI {
           "parameters": [
             {"name": "id", "in": "path", "required": true, "schema": {"type": "string"}, "example": "pair_0f3a"},
             {"name": "reason", "in": "query", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 2000}, "example": "misread the guideline"},
-            {"name": "by", "in": "query", "description": "Who retracts it", "schema": {"type": "string", "maxLength": 200}, "example": "ada"}
+            {"name": "by", "in": "query", "description": "Who retracts it", "schema": {"type": "string", "maxLength": 200}, "example": "ada"},
+            {"$ref": "#/components/parameters/DryRun"},
+            {"$ref": "#/components/parameters/IdempotencyKey"}
           ],
           "responses": {
             "200": {"description": "The label as it is now", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Label"}}}},
             "400": {"$ref": "#/components/responses/Problem"},
             "404": {"$ref": "#/components/responses/Problem"},
+            "409": {"$ref": "#/components/responses/Problem"},
+            "422": {"$ref": "#/components/responses/Problem"},
             "503": {"$ref": "#/components/responses/Problem"}
           }
         }
@@ -271,7 +293,8 @@ extension OpenAPI {
             "id": {"type": "string"}, "type": {"type": "string", "enum": ["ranking", "rating"]}, "state": {"$ref": "#/components/schemas/State"},
             "pairs": {"type": "array", "items": {"type": "string"}},
             "revision": {"type": "integer", "minimum": 1, "description": "Only of a label that was changed"},
-            "retracted_at": {"type": "string", "format": "date-time", "description": "Only of a label that is retracted"}
+            "retracted_at": {"type": "string", "format": "date-time", "description": "Only of a label that is retracted"},
+            "dry_run": {"const": true, "description": "Only of a dry run"}
           }
         },
         "History": {
@@ -291,13 +314,13 @@ extension OpenAPI {
         "Dimension": {
           "type": "object",
           "required": ["name", "description", "created_at"],
-          "properties": {"name": {"type": "string"}, "description": {"type": "string"}, "created_at": {"type": "string", "format": "date-time"}}
+          "properties": {"name": {"type": "string"}, "description": {"type": "string"}, "created_at": {"type": "string", "format": "date-time"}, "dry_run": {"const": true, "description": "Only of a dry run"}}
         },
         "Snapshot": {
           "type": "object",
-          "required": ["id", "digest", "dimension", "held_out", "pairs", "train", "ratings", "prompts", "frozen_at"],
+          "required": ["digest", "dimension", "held_out", "pairs", "train", "ratings", "prompts", "frozen_at"],
           "properties": {
-            "id": {"type": "integer"}, "digest": {"type": "string"}, "dimension": {"type": "string"}, "backbone": {"type": ["string", "null"]},
+            "id": {"type": "integer", "description": "Left out in a dry run"}, "dry_run": {"const": true, "description": "Only of a dry run"}, "digest": {"type": "string"}, "dimension": {"type": "string"}, "backbone": {"type": ["string", "null"]},
             "held_out": {"type": "number"}, "pairs": {"type": "integer"}, "train": {"type": "integer", "description": "Of the pairs, those to train on"},
             "ratings": {"type": "integer"}, "prompts": {"type": "integer"}, "job_id": {"type": ["integer", "null"], "description": "The job that froze it"},
             "frozen_at": {"type": "string", "format": "date-time"}

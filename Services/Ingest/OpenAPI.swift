@@ -21,7 +21,7 @@ enum OpenAPI {
                 "description": "`source` and `external_id` are the pair's key: the same pair again is a replay, another content under the same key a conflict. In a bulk body every line stands alone; sending the whole body again is safe, and so is any request with an Idempotency-Key. Bodies may be packed with gzip.",
                 "tags": ["labels"],
                 "parameters": [
-                  {"name": "dry_run", "in": "query", "description": "Check everything, store nothing", "schema": {"type": "boolean", "default": false}},
+                  {"$ref": "#/components/parameters/DryRun"},
                   {"name": "atomic", "in": "query", "description": "Of a bulk body: store every line or none", "schema": {"type": "boolean", "default": false}},
                   {"$ref": "#/components/parameters/IdempotencyKey"},
                   {"$ref": "#/components/parameters/ContentEncoding"}
@@ -84,8 +84,10 @@ enum OpenAPI {
               "get": {
                 "operationId": "listPreferences",
                 "tags": ["labels"],
-                "summary": "List pairs, oldest first",
+                "summary": "List pairs or ratings, oldest first",
+                "description": "Rankings are listed as the pairs that follow from them.",
                 "parameters": [
+                  {"name": "type", "in": "query", "description": "Which labels; a cursor belongs to one of them", "schema": {"type": "string", "enum": ["pair", "rating"], "default": "pair"}},
                   {"name": "state", "in": "query", "schema": {"$ref": "#/components/schemas/State"}, "example": "usable"},
                   {"name": "dimension", "in": "query", "schema": {"type": "string"}, "example": "overall"},
                   {"name": "source", "in": "query", "schema": {"type": "string"}, "example": "studio"},
@@ -95,7 +97,7 @@ enum OpenAPI {
                 "responses": {
                   "200": {
                     "description": "A page",
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}, "examples": {"page": {"value": {"items": [STORED], "next": null}}}}}
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}, "examples": {"page": {"value": {"items": [STORED], "next": null}}, "ratings": {"value": {"items": [RATED], "next": "cjE6Nw"}}}}}
                   }
                 }
               }
@@ -104,11 +106,11 @@ enum OpenAPI {
               "get": {
                 "operationId": "summarizePreferences",
                 "tags": ["labels"],
-                "summary": "How many pairs are in each state",
+                "summary": "How many pairs are in each state, and how many ratings",
                 "responses": {
                   "200": {
                     "description": "Counts",
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}, "examples": {"counts": {"value": {"received": 0, "usable": 1437, "quarantined": 3}}}}}
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Summary"}, "examples": {"counts": {"value": {"received": 0, "usable": 1437, "quarantined": 3, "ratings": {"received": 2, "usable": 80, "quarantined": 0}}}}}}
                   }
                 }
               }
@@ -122,7 +124,7 @@ enum OpenAPI {
                 "responses": {
                   "200": {
                     "description": "The label",
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Label"}, "examples": {"pair": {"value": STORED}}}}
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Label"}, "examples": {"pair": {"value": STORED}, "rating": {"value": RATED}}}}
                   },
                   "404": {"$ref": "#/components/responses/Problem"}
                 }
@@ -152,6 +154,7 @@ enum OpenAPI {
           },
           "components": {
             "parameters": {
+              "DryRun": {"name": "dry_run", "in": "query", "description": "Check everything and say what would become of it; change nothing", "schema": {"type": "boolean", "default": false}},
               "IdempotencyKey": {"name": "Idempotency-Key", "in": "header", "description": "1 to 255 visible ASCII characters. The same request with the same key again gets the first one's answer, for 24 hours; another request with it is refused (422), one at the same time too (409). Requests that are refused do not use their key up. Not looked at in a dry run.", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}, "example": "8e03978e-40d5-43dd-bc93-6894a57f9324"},
               "ContentEncoding": {"name": "Content-Encoding", "in": "header", "description": "How the body is packed, gzip or identity; its limit counts for what comes out", "schema": {"type": "string", "enum": ["identity", "gzip"]}, "example": "identity"}
             },
@@ -166,7 +169,7 @@ enum OpenAPI {
                 "additionalProperties": false,
                 "required": ["url", "sha256"],
                 "properties": {
-                  "url": {"type": "string", "maxLength": 8192, "description": "file:, http:, https: or s3:; what may be fetched is the operator's allow-list"},
+                  "url": {"type": "string", "maxLength": 8192, "description": "file:, http:, https: or s3:; what may be fetched is the operator's allow-list. Shown without its query, which may hold a signature"},
                   "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
                 }
               },
@@ -242,14 +245,41 @@ enum OpenAPI {
                 "type": "object",
                 "required": ["items", "next"],
                 "properties": {
-                  "items": {"type": "array", "items": {"$ref": "#/components/schemas/Pair"}},
+                  "items": {"type": "array", "items": {"anyOf": [{"$ref": "#/components/schemas/Pair"}, {"$ref": "#/components/schemas/StoredRating"}]}},
                   "next": {"type": ["string", "null"]}
                 }
               },
               "Summary": {
                 "type": "object",
-                "required": ["received", "usable", "quarantined"],
-                "properties": {"received": {"type": "integer"}, "usable": {"type": "integer"}, "quarantined": {"type": "integer"}}
+                "required": ["received", "usable", "quarantined", "ratings"],
+                "properties": {
+                  "received": {"type": "integer"}, "usable": {"type": "integer"}, "quarantined": {"type": "integer"},
+                  "ratings": {
+                    "type": "object",
+                    "required": ["received", "usable", "quarantined"],
+                    "properties": {"received": {"type": "integer"}, "usable": {"type": "integer"}, "quarantined": {"type": "integer"}}
+                  }
+                }
+              },
+              "StoredRating": {
+                "type": "object",
+                "required": ["id", "type", "state", "reason", "source", "external_id", "prompt", "dimension", "rater", "latent", "rating", "scale"],
+                "properties": {
+                  "id": {"type": "string"},
+                  "type": {"const": "rating"},
+                  "state": {"$ref": "#/components/schemas/State"},
+                  "reason": {"type": ["string", "null"], "description": "Why a rating is quarantined: the field and the likely cause"},
+                  "source": {"type": "string"},
+                  "external_id": {"type": "string"},
+                  "prompt": {"type": "string"},
+                  "dimension": {"type": "string"},
+                  "rater": {"type": "string"},
+                  "latent": {"$ref": "#/components/schemas/Artifact"},
+                  "rating": {"type": "number", "description": "good is 1 and bad is 0 on a scale from 0 to 1"},
+                  "scale": {"$ref": "#/components/schemas/Scale"},
+                  "revision": {"type": "integer", "minimum": 1, "description": "Only of a rating that was changed"},
+                  "retracted_at": {"type": "string", "format": "date-time", "description": "Only of a rating that is retracted"}
+                }
               },
               "AuditPage": {
                 "type": "object",
@@ -286,6 +316,7 @@ enum OpenAPI {
                 + #"{\"source\":\"studio\",\"external_id\":\"43\",…}\n""#
         )
         .replacing("STORED", with: #"{"id": "pair_0f3a", "state": "usable", "reason": null, "# + posted + "}")
+        .replacing("RATED", with: rated)
         .replacing("SOURCE", with: "\(PairDecoder.sourceLimit)")
         .replacing("KEY", with: "\(PairDecoder.keyLimit)")
         .replacing("PROMPT", with: "\(PairDecoder.promptLimit)")
@@ -300,5 +331,12 @@ enum OpenAPI {
         "source": "studio", "external_id": "42", "prompt": "red diamond moving right", "dimension": "overall", "outcome": "a", "rater": "r1", \#
         "a": {"url": "http://127.0.0.1:9000/latents/a.safetensors", "sha256": "\#(String(repeating: "a1", count: 32))"}, \#
         "b": {"url": "http://127.0.0.1:9000/latents/b.safetensors", "sha256": "\#(String(repeating: "b2", count: 32))"}
+        """#
+
+    private static let rated = #"""
+        {"id": "rating_77b1", "type": "rating", "state": "quarantined", "reason": "/latent/sha256: …", \#
+        "source": "studio", "external_id": "r-42", "prompt": "red diamond moving right", "dimension": "vq", "rater": "r1", \#
+        "latent": {"url": "http://127.0.0.1:9000/latents/a.safetensors", "sha256": "\#(String(repeating: "a1", count: 32))"}, \#
+        "rating": 4, "scale": {"min": 1, "max": 5}, "revision": 1}
         """#
 }

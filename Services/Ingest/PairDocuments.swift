@@ -2,7 +2,7 @@ import Foundation
 import Preferences
 import ServiceKit
 
-/// A stored pair as clients see it: what they posted, with our id, state and reason.
+/// A stored pair as clients see it: what they posted but for the queries of the URLs, with our id, state and reason.
 struct PairDocument: Encodable {
     let pair: PreferencePair
 
@@ -27,8 +27,8 @@ struct PairDocument: Encodable {
         try container.encode(posted.dimension, forKey: .dimension)
         try posted.label.encode(to: encoder)
         try container.encode(posted.rater, forKey: .rater)
-        try container.encode(posted.a, forKey: .a)
-        try container.encode(posted.b, forKey: .b)
+        try container.encode(posted.a.shown, forKey: .a)
+        try container.encode(posted.b.shown, forKey: .b)
         try container.encodeIfPresent(pair.rankingID, forKey: .rankingID)
         // Only of a pair that was changed since it was posted.
         if pair.revision > 0 { try container.encode(pair.revision, forKey: .revision) }
@@ -36,16 +36,36 @@ struct PairDocument: Encodable {
     }
 }
 
-/// A page of pairs.
-struct PageDocument: Encodable {
-    let page: PairPage
+/// A page of labels.
+struct PageDocument<Item: Encodable>: Encodable {
+    let items: [Item]
+    let next: String?
+
+    init<Label>(page: LabelPage<Label>, _ document: (Label) -> Item) {
+        items = page.items.map(document)
+        next = page.next
+    }
 
     enum Keys: CodingKey { case items, next }
 
     func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: Keys.self)
-        try container.encode(page.items.map(PairDocument.init), forKey: .items)
-        try container.encode(page.next, forKey: .next)
+        try container.encode(items, forKey: .items)
+        // Null is said, not left out: a client can rely on the key.
+        try container.encode(next, forKey: .next)
+    }
+}
+
+/// How many labels are in each state: pairs, and ratings beside them.
+struct SummaryDocument: Encodable {
+    let pairs, ratings: PairSummary
+
+    enum Keys: CodingKey { case ratings }
+
+    func encode(to encoder: any Encoder) throws {
+        try pairs.encode(to: encoder)
+        var container = encoder.container(keyedBy: Keys.self)
+        try container.encode(ratings, forKey: .ratings)
     }
 }
 

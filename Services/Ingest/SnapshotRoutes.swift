@@ -5,18 +5,19 @@ import Hummingbird
 import NIOCore
 import Postgres
 import Preferences
-import Safetensors
 import ServiceKit
 
 /// Frozen data sets: listed, described, frozen anew, and read out as lines.
 struct SnapshotRoutes: Sendable {
     private let client: PostgresClient
+    private let changes: Changes
     private let catalog: SnapshotCatalog
     private let dimensions: DimensionRegistry
     private let configuration: IngestConfiguration
 
-    init(client: PostgresClient, configuration: IngestConfiguration) {
+    init(client: PostgresClient, changes: Changes, configuration: IngestConfiguration) {
         self.client = client
+        self.changes = changes
         catalog = SnapshotCatalog(client: client)
         dimensions = DimensionRegistry(client: client)
         self.configuration = configuration
@@ -24,7 +25,7 @@ struct SnapshotRoutes: Sendable {
 
     func add(to router: ServiceRouter) {
         router.get("/v1/snapshots") { request, _ in try await answering { try await list(request) } }
-        router.post("/v1/snapshots") { request, _ in try await answering { try await freeze(request) } }
+        router.post("/v1/snapshots") { request, context in try await answering { try await freeze(request, context) } }
         router.get("/v1/snapshots/{id}") { _, context in
             let id = try context.parameters.require("id")
             return try await answering { .json(try documentBytes(SnapshotDocument(try await snapshot(id)))) }
@@ -43,7 +44,8 @@ struct SnapshotRoutes: Sendable {
     }
 
     private struct SnapshotDocument: Encodable {
-        let id: Int64
+        /// Nil in a dry run.
+        var id: Int64?
         let digest, dimension: String
         let backbone: String?
         let held_out: Double
@@ -89,10 +91,9 @@ struct SnapshotRoutes: Sendable {
         }
     }
 
-    private func freeze(_ request: Request) async throws -> Response {
-        try request.requireMediaType("application/json")
-        let body = try await request.body(upTo: configuration.bodyLimit)
-        var fields = try FieldReader(body)
+    private func freeze(_ request: Request, _ context: ServiceContext) async throws -> Response {
+        let (change, read) = try await Changes.Request.json(request, context, upTo: configuration.bodyLimit)
+        var fields = read
         let dimension = fields.text("dimension", limit: PairDecoder.dimensionLimit)
         if let dimension {
             let known = try await dimensions.list().map(\.name)
@@ -106,9 +107,19 @@ struct SnapshotRoutes: Sendable {
         let heldOut = fields.number("held_out", in: 0.01...0.9)
         fields.unknown(besides: ["dimension", "backbone", "held_out"])
         guard fields.errors.isEmpty, let dimension else { throw Problem.invalid(fields.errors) }
-        let snapshot = try await catalog.freeze(dimension: dimension, backbone: backbone, heldOut: heldOut ?? 0.25)
-        return .json(
-            try documentBytes(SnapshotDocument(snapshot)), status: .created, headers: [.location: "/v1/snapshots/\(snapshot.id)"])
+        return try await changes.carryOut(change) { connection in
+            let snapshot = try await catalog.freeze(
+                dimension: dimension, backbone: backbone, heldOut: heldOut ?? 0.25, on: connection)
+            var document = SnapshotDocument(snapshot)
+            guard !change.isTrial else {
+                document.id = nil
+                return .json(try documentBytes(document, isTrial: true))
+            }
+            try await AuditLog.record(
+                "snapshot.frozen", "\(snapshot.id)", details: ["dimension": dimension, "digest": snapshot.digest], by: .init(context),
+                on: connection)
+            return .json(try documentBytes(document), status: .created, headers: [.location: "/v1/snapshots/\(snapshot.id)"])
+        }
     }
 
     private func snapshot(_ id: String) async throws -> SnapshotSummary {

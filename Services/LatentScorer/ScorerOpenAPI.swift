@@ -36,7 +36,7 @@ enum ScorerOpenAPI {
                 ],
                 "requestBody": {"$ref": "#/components/requestBodies/Latents"},
                 "responses": {
-                  "200": {"description": "As /v1/score, and the indices to keep, best first", "content": {"application/json": {"schema": {"allOf": [{"$ref": "#/components/schemas/Scores"}, {"type": "object", "required": ["keep"], "properties": {"keep": {"type": "array", "items": {"type": "integer"}}}}]}}}},
+                  "200": {"description": "As /v1/score, and the indices to keep, best first", "content": {"application/json": {"schema": {"allOf": [{"$ref": "#/components/schemas/Scores"}, {"type": "object", "required": ["keep"], "properties": {"keep": {"type": "array", "items": {"type": "integer"}}}}]}, "examples": {"one of two": {"value": {"model": {"name": "reward-overall", "version": 1, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}, "results": [{"index": 1, "score": 1.92}, {"index": 0, "score": -0.41}], "keep": [1], "timing": {"queue_ms": 0.2, "compute_ms": 41.0, "prepare_ms": 1.3}}}}}}},
                   "404": {"$ref": "#/components/responses/NoModel"},
                   "409": {"$ref": "#/components/responses/NoChampion"},
                   "422": {"$ref": "#/components/responses/Unfit"},
@@ -57,7 +57,10 @@ enum ScorerOpenAPI {
                   "application/octet-stream": {
                     "schema": {"type": "string", "contentMediaType": "application/octet-stream", "description": "A safetensors file (F32, F16, BF16): latents [N,C,F,H,W], prompt_embeds [L,D] for all or [N,L,D], condition and image_embeds likewise where the backbone takes them. Metadata, all strings: backbone, vae, layout (CFHW), space (normalized), noise.kind (flow), noise.sigma and noise.timestep (0-1000) of the latents as they are, after the step."}
                   },
-                  "application/json": {"schema": {"$ref": "#/components/schemas/References"}}
+                  "application/json": {
+                    "schema": {"$ref": "#/components/schemas/References"},
+                    "examples": {"by URL": {"value": {"latents": {"url": "http://127.0.0.1:9000/latents.safetensors", "sha256": "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"}, "metadata": {"noise.sigma": "0.7", "noise.timestep": "700"}}}}
+                  }
                 }
               }
             },

@@ -16,9 +16,9 @@ struct ScorerRoutes: Sendable {
     let configuration: ScorerConfiguration
 
     func add(to router: ServiceRouter) {
-        router.post("/v1/score") { request, _ in try await answer(request, parameters: ["model", "dimension"]) { _ in nil } }
+        router.post("/v1/score") { request, _ in try await answer(request, parameters: ["model", "dimension"]) { _, _ in nil } }
         router.post("/v1/best-of-n") { request, _ in
-            try await answer(request, parameters: ["model", "dimension", "keep"]) { try keep(request, of: $0) }
+            try await answer(request, parameters: ["model", "dimension", "keep"], keep: Self.keep)
         }
         router.get("/openapi.json") { _, _ in Response.json(ScorerOpenAPI.document.utf8) }
     }
@@ -45,24 +45,20 @@ struct ScorerRoutes: Sendable {
         let timing: Timing
     }
 
-    private func answer(_ request: Request, parameters: Set<Substring>, keep: (Int) throws -> Int?) async throws -> Response {
+    private func answer(_ request: Request, parameters: Set<String>, keep: (Query, Int) throws -> Int?) async throws -> Response {
         let began = ContinuousClock.now
-        let query = request.uri.queryParameters
-        if let stranger = query.map(\.key).first(where: { !parameters.contains($0) }) {
-            throw Problem.badRequest(
-                "Unknown parameter '\(stranger.prefix(80))'; known are \(parameters.sorted().joined(separator: ", ")).")
-        }
+        let query = try Query(request, known: parameters)
         let body = try await body(request)
         let count = body.latents.shape[0]
-        let kept = try keep(count)
+        let kept = try keep(query, count)
         let wish: RewardModels.Wish
-        if let reference = query["model"].map(String.init) {
+        if let reference = query["model"] {
             guard query["dimension"] == nil else {
                 throw Problem.badRequest("model names one reward; dimension is for choosing a champion.")
             }
             wish = .reference(reference)
         } else {
-            wish = .champion(dimension: query["dimension"].map(String.init) ?? "overall", backbone: try body.backbone)
+            wish = .champion(dimension: query["dimension"] ?? "overall", backbone: try body.backbone)
         }
         let model = try await models.model(wish)
         let batch = try body.batch(for: model)
@@ -93,9 +89,6 @@ struct ScorerRoutes: Sendable {
 
     private func body(_ request: Request) async throws -> LatentBody {
         let type = try request.requireMediaType("application/octet-stream", "application/json")
-        if let encoding = request.headers[.contentEncoding], encoding.lowercased() != "identity" {
-            throw Problem(.unsupportedMediaType, "The body is compressed with '\(encoding.prefix(40))'; send it as it is.")
-        }
         if type == "application/json" {
             let buffer = try await request.body(upTo: min(configuration.bodyLimit, 1 << 20))
             return try await LatentReferences(json: Array(buffer.readableBytesView)).load(fetcher, maximumBytes: configuration.bodyLimit)
@@ -104,12 +97,9 @@ struct ScorerRoutes: Sendable {
         return try await NumericThreads.run { try LatentBody(Array(buffer.readableBytesView)) }
     }
 
-    private func keep(_ request: Request, of count: Int) throws -> Int {
-        guard let text = request.uri.queryParameters["keep"] else {
+    private static func keep(_ query: Query, of count: Int) throws -> Int {
+        guard let keep = try query.integer("keep", in: 1...count) else {
             throw Problem.badRequest("keep is missing: how many candidates go on, such as ?keep=4.")
-        }
-        guard let keep = Int(text), (1...count).contains(keep) else {
-            throw Problem.badRequest("keep is '\(text.prefix(40))'; expected a whole number from 1 to \(count), the number of candidates.")
         }
         return keep
     }

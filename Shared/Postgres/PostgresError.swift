@@ -70,8 +70,11 @@ public struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible
             PQresultErrorField(result, CInt(code.value)).map { String(cString: $0) }
         }
         let whole = String(cString: PQresultErrorMessage(result)).onOneLine
+        let state = field("C") ?? "08006"
+        // Of a row that breaks a CHECK or lacks a value the detail is the row itself, which belongs in no log; constraint and column are named.
+        let detail = ["23502", "23514"].contains(state) ? nil : field("D")
         self.init(
-            sqlState: field("C") ?? "08006", message: field("M") ?? whole, detail: field("D"), hint: field("H"), constraint: field("n"),
+            sqlState: state, message: field("M") ?? whole, detail: detail, hint: field("H"), constraint: field("n"),
             table: field("t"), column: field("c"))
     }
 }

@@ -17,7 +17,7 @@ public struct ArtifactFetchLog: Sendable {
 
         /// A fetch of one artifact. The query and fragment of the URL are left out: they may hold a signature.
         public init(url: String, sha256: String, bytes: Int64, service: String, times: Int = 1) {
-            self.url = String(url.prefix { $0 != "?" && $0 != "#" })
+            self.url = PairSide.shown(url)
             self.sha256 = sha256
             self.bytes = bytes
             self.service = service

@@ -29,8 +29,10 @@ public struct DimensionRegistry: Sendable {
     }
 
     /// All of them, by name.
-    public func list() async throws -> [JudgedDimension] {
-        try await client.query("select name, description, created_at from preferences.dimension order by name collate \"C\"").map {
+    public func list(on connection: PostgresConnection? = nil) async throws -> [JudgedDimension] {
+        try await client.query(
+            "select name, description, created_at from preferences.dimension order by name collate \"C\"", [], on: connection
+        ).map {
             JudgedDimension(name: try $0["name"].string, description: try $0["description"].string, createdAt: try $0["created_at"].date)
         }
     }
@@ -38,7 +40,8 @@ public struct DimensionRegistry: Sendable {
     /// Makes one known, or gives a known one another description unless `description` is empty.
     /// - Returns: whether it is new.
     @discardableResult
-    public func define(_ name: String, description: String = "") async throws -> Bool {
-        try await client.query("select preferences.define_dimension($1, $2) as new", [.string(name), .string(description)])[0]["new"].bool
+    public func define(_ name: String, description: String = "", on connection: PostgresConnection? = nil) async throws -> Bool {
+        try await client.query(
+            "select preferences.define_dimension($1, $2) as new", [.string(name), .string(description)], on: connection)[0]["new"].bool
     }
 }

@@ -67,6 +67,7 @@ public struct ModelRegistry: Sendable {
     public func resolve(_ reference: String, kind: ModelKind? = nil, on connection: PostgresConnection? = nil) async throws -> ModelVersion
     {
         guard let version = try await find(reference, on: connection) else {
+            guard Self.isText(reference) else { throw RegistryError.notFound(reference: reference, known: []) }
             let name = String(reference.prefix { $0 != ":" && $0 != "@" })
             let known = try await client.query(
                 """
@@ -82,15 +83,15 @@ public struct ModelRegistry: Sendable {
 
     /// As ``resolve(_:kind:on:)``, nil when there is none.
     public func find(_ reference: String, on connection: PostgresConnection? = nil) async throws -> ModelVersion? {
-        // A hostile reference with a NUL would be refused by the server with a less clear error.
-        guard !reference.utf8.contains(0) else { return nil }
+        guard Self.isText(reference) else { return nil }
         return try await client.query("select \(Self.columns) from registry.resolve($1) m", [.string(reference)], on: connection).first
             .map(Self.version)
     }
 
     /// The champion among rewards for a dimension on a backbone (compared by its name alone), the newest when several names have one.
     public func champion(dimension: String, backbone: String, on connection: PostgresConnection? = nil) async throws -> ModelVersion? {
-        try await client.query(
+        guard Self.isText(dimension), Self.isText(backbone) else { return nil }
+        return try await client.query(
             """
             select \(Self.columns) from registry.model m join registry.alias a on a.name = m.name and a.version = m.version
             where a.alias = 'champion' and m.kind = 'reward' and m.dimension = $1
@@ -134,6 +135,9 @@ public struct ModelRegistry: Sendable {
             """, [PostgresValue(kind?.rawValue), PostgresValue(name)]
         ).map(Self.version)
     }
+
+    /// Whether PostgreSQL can be asked for it: its texts have no NUL, and a hostile one would be an error there that sounds like ours.
+    private static func isText(_ text: String) -> Bool { !text.utf8.contains(0) }
 
     /// Whether a text may be a model's name.
     public static func isName(_ name: String) -> Bool {

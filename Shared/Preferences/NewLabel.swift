@@ -70,6 +70,13 @@ public struct NewRanking: Codable, Sendable, Equatable {
         self.items = items
     }
 
+    /// As it may be shown: without the URLs' queries.
+    public var shown: NewRanking {
+        var copy = self
+        for index in items.indices { copy.items[index].url = PairSide.shown(items[index].url) }
+        return copy
+    }
+
     /// The comparisons that follow from it: each two latents once, keyed `external_id#i-j` by the items' numbers from 1.
     /// How far two ranks are apart says nothing about how much better one is, so there is no margin.
     public var pairs: [NewPair] {
@@ -139,5 +146,12 @@ public struct NewRating: Codable, Sendable, Equatable {
         self.latent = latent
         self.rating = rating
         self.scale = scale
+    }
+
+    /// As it may be shown: without the URL's query.
+    public var shown: NewRating {
+        var copy = self
+        copy.latent = latent.shown
+        return copy
     }
 }

@@ -12,7 +12,7 @@ public enum PairState: String, Codable, Sendable, CaseIterable {
 
 /// One side of a pair: where its latent lies, and what its bytes must hash to.
 public struct PairSide: Codable, Sendable, Equatable {
-    /// `file:`, `http:`, `https:` or `s3:`. May hold a signature in its query: redact it before it is shown.
+    /// `file:`, `http:`, `https:` or `s3:`. May hold a signature in its query: only ``shown`` may be shown.
     public var url: String
     /// 64 lower-case hexadecimal digits.
     public var sha256: String
@@ -22,6 +22,12 @@ public struct PairSide: Codable, Sendable, Equatable {
         self.url = url
         self.sha256 = sha256
     }
+
+    /// As it may be shown: without the URL's query.
+    public var shown: PairSide { PairSide(url: Self.shown(url), sha256: sha256) }
+
+    /// A URL as it may be shown: a presigned one has its signature in the query.
+    static func shown(_ url: String) -> String { String(url.prefix { $0 != "?" && $0 != "#" }) }
 }
 
 /// A preference as a labelling tool posts it.
@@ -138,7 +144,7 @@ public enum PostResult: Sendable, Equatable {
     var createdID: String? { if case .created(let id) = self { id } else { nil } }
 }
 
-/// How many pairs are in each state.
+/// How many pairs, or ratings, are in each state.
 public struct PairSummary: Codable, Sendable, Equatable {
     /// Posted and not yet checked.
     public var received: Int
@@ -156,11 +162,31 @@ public struct PairSummary: Codable, Sendable, Equatable {
 }
 
 /// A page of a listing.
-public struct PairPage: Sendable {
-    /// The pairs, oldest first.
-    public let items: [PreferencePair]
+public struct LabelPage<Item: Sendable>: Sendable {
+    /// The labels, oldest first.
+    public let items: [Item]
     /// The cursor of the next page; nil at the end.
     public let next: String?
+}
+
+/// A page of pairs.
+public typealias PairPage = LabelPage<PreferencePair>
+
+/// Which of a page's labels are wanted: those that fit all that is said.
+public struct LabelFilter: Sendable, Equatable {
+    /// Where they stand.
+    public var state: PairState?
+    /// What they judge.
+    public var dimension: String?
+    /// The tool that they are from.
+    public var source: String?
+
+    /// All labels, but for what is said.
+    public init(state: PairState? = nil, dimension: String? = nil, source: String? = nil) {
+        self.state = state
+        self.dimension = dimension
+        self.source = source
+    }
 }
 
 /// What verification learnt from a usable pair's artifacts.

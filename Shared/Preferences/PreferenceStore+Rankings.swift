@@ -1,4 +1,4 @@
-import Postgres
+public import Postgres
 
 extension PreferenceStore {
     /// A ranking and its pairs, without their verification; the ids of its new pairs beside the result.
@@ -52,13 +52,13 @@ extension PreferenceStore {
     }
 
     /// A ranking, nil when there is none.
-    public func ranking(_ id: String) async throws -> StoredRanking? {
+    public func ranking(_ id: String, on connection: PostgresConnection? = nil) async throws -> StoredRanking? {
         try await client.query(
             """
             select id, source, external_id, prompt, dimension, rater, items, preferences.ranking_state(id) as state, received_at, retracted_at,
                    array(select p.id from preferences.pair p where p.ranking_id = ranking.id order by p.seq) as pairs
             from preferences.ranking where id = $1
-            """, [.string(id)]
+            """, [.string(id)], on: connection
         ).first.map { row in
             StoredRanking(
                 id: try row["id"].string,

@@ -1,4 +1,4 @@
-import Postgres
+public import Postgres
 
 extension PreferenceStore {
     /// Ratings as rows, without their verification.
@@ -15,23 +15,36 @@ extension PreferenceStore {
     }
 
     /// A rating, nil when there is none.
-    public func rating(_ id: String) async throws -> StoredRating? {
+    public func rating(_ id: String, on connection: PostgresConnection? = nil) async throws -> StoredRating? {
         try await client.query(
-            """
-            select id, source, external_id, prompt, dimension, rater, url, sha256, value, low, high, state, reason, revision, retracted_at
-            from preferences.rating where id = $1
-            """, [.string(id)]
-        ).first.map { row in
-            StoredRating(
-                id: try row["id"].string,
-                rating: NewRating(
-                    source: try row["source"].string, externalID: try row["external_id"].string, prompt: try row["prompt"].string,
-                    dimension: try row["dimension"].string, rater: try row["rater"].string,
-                    latent: PairSide(url: try row["url"].string, sha256: try row["sha256"].string), rating: try row["value"].double,
-                    scale: .init(min: try row["low"].double, max: try row["high"].double)),
-                state: try Self.state(row["state"]), reason: try row["reason"].optionalString, revision: try row["revision"].int,
-                retractedAt: try row["retracted_at"].optionalDate)
-        }
+            "select \(Self.ratingColumns) from preferences.rating p where id = $1", [.string(id)], on: connection
+        ).first.map(Self.rating)
+    }
+
+    /// Ratings oldest first, a page at a time, as ``list(state:dimension:source:limit:cursor:)`` lists pairs.
+    /// - Throws: ``PreferencesError/cursor`` for a cursor that is not one.
+    public func ratings(_ filter: LabelFilter = LabelFilter(), limit: Int = 100, cursor: String? = nil) async throws -> LabelPage<
+        StoredRating
+    > {
+        try await page("preferences.rating", Self.ratingColumns, filter, limit: limit, cursor: cursor, of: "r1", Self.rating)
+    }
+
+    /// How many ratings are in each state.
+    public func ratingSummary() async throws -> PairSummary { try await summary("preferences.rating") }
+
+    private static let ratingColumns =
+        "id, source, external_id, prompt, dimension, rater, url, sha256, value, low, high, state, reason, revision, retracted_at"
+
+    private static func rating(_ row: PostgresRow) throws -> StoredRating {
+        StoredRating(
+            id: try row["id"].string,
+            rating: NewRating(
+                source: try row["source"].string, externalID: try row["external_id"].string, prompt: try row["prompt"].string,
+                dimension: try row["dimension"].string, rater: try row["rater"].string,
+                latent: PairSide(url: try row["url"].string, sha256: try row["sha256"].string), rating: try row["value"].double,
+                scale: .init(min: try row["low"].double, max: try row["high"].double)),
+            state: try state(row["state"]), reason: try row["reason"].optionalString, revision: try row["revision"].int,
+            retractedAt: try row["retracted_at"].optionalDate)
     }
 
     private struct PostedRating: Encodable {

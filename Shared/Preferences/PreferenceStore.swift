@@ -84,8 +84,9 @@ public struct PreferenceStore: Sendable {
     }
 
     /// One pair, nil when there is none.
-    public func get(_ id: String) async throws -> PreferencePair? {
-        try await client.query("select \(Self.columns) from preferences.pair p where id = $1", [.string(id)]).first.map(pair)
+    public func get(_ id: String, on connection: PostgresConnection? = nil) async throws -> PreferencePair? {
+        try await client.query("select \(Self.columns) from preferences.pair p where id = $1", [.string(id)], on: connection).first.map(
+            pair)
     }
 
     /// Pairs oldest first, a page at a time.
@@ -100,25 +101,41 @@ public struct PreferenceStore: Sendable {
     public func list(
         state: PairState? = nil, dimension: String? = nil, source: String? = nil, limit: Int = 100, cursor: String? = nil
     ) async throws -> PairPage {
+        try await page(
+            "preferences.pair", Self.columns, LabelFilter(state: state, dimension: dimension, source: source), limit: limit, cursor: cursor,
+            of: "1", pair)
+    }
+
+    /// A page of one of the tables of labels.
+    /// - Parameter kind: what its cursors begin with, so that one table's are not taken for another's.
+    func page<Item>(
+        _ table: String, _ columns: String, _ filter: LabelFilter, limit: Int, cursor: String?, of kind: String,
+        _ item: (PostgresRow) throws -> Item
+    ) async throws -> LabelPage<Item> {
         let limit = max(1, min(limit, Self.maximumPage))
-        let after = try cursor.map(Cursor.decode) ?? 0
+        let after = try cursor.map { try Cursor.decode($0, of: kind) } ?? 0
         let rows = try await client.query(
             """
-            select seq, \(Self.columns) from preferences.pair p
+            select seq, \(columns) from \(table) p
             where seq > $1 and ($2::text is null or state = $2) and ($3::text is null or dimension = $3) and ($4::text is null or source = $4)
             order by seq limit $5
             """,
-            [.int(after), PostgresValue(state?.rawValue), PostgresValue(dimension), PostgresValue(source), .int(limit + 1)])
+            [
+                .int(after), PostgresValue(filter.state?.rawValue), PostgresValue(filter.dimension), PostgresValue(filter.source),
+                .int(limit + 1),
+            ])
         let page = rows.prefix(limit)
-        return PairPage(
-            items: try page.map(pair), next: rows.count > limit ? Cursor.encode(try page.last!["seq"].int64) : nil)
+        return LabelPage(
+            items: try page.map(item), next: rows.count > limit ? Cursor.encode(try page.last!["seq"].int64, of: kind) : nil)
     }
 
     /// How many pairs are in each state.
-    public func summary() async throws -> PairSummary {
+    public func summary() async throws -> PairSummary { try await summary("preferences.pair") }
+
+    func summary(_ table: String) async throws -> PairSummary {
         var summary = PairSummary()
-        for row in try await client.query("select state, count(*) as pairs from preferences.pair group by state") {
-            let count = try row["pairs"].int
+        for row in try await client.query("select state, count(*) as labels from \(table) group by state") {
+            let count = try row["labels"].int
             switch try Self.state(row["state"]) {
             case .received: summary.received = count
             case .usable: summary.usable = count
@@ -171,15 +188,16 @@ public enum PreferencesError: Error, Sendable, Equatable, CustomStringConvertibl
 
 /// A place in a listing, opaque to clients.
 enum Cursor {
-    static func encode(_ seq: Int64) -> String {
-        Data("1:\(seq)".utf8).base64EncodedString().replacing("=", with: "").replacing("+", with: "-").replacing("/", with: "_")
+    /// - Parameter kind: whose listing it is a place in.
+    static func encode(_ seq: Int64, of kind: String = "1") -> String {
+        Data("\(kind):\(seq)".utf8).base64EncodedString().replacing("=", with: "").replacing("+", with: "-").replacing("/", with: "_")
     }
 
-    static func decode(_ text: String) throws -> Int64 {
+    static func decode(_ text: String, of kind: String = "1") throws -> Int64 {
         var base = text.replacing("-", with: "+").replacing("_", with: "/")
         base += String(repeating: "=", count: (4 - base.utf8.count % 4) % 4)
-        guard let data = Data(base64Encoded: base), let plain = String(data: data, encoding: .utf8), plain.hasPrefix("1:"),
-            let seq = Int64(plain.dropFirst(2)), seq >= 0
+        guard let data = Data(base64Encoded: base), let plain = String(data: data, encoding: .utf8), plain.hasPrefix(kind + ":"),
+            let seq = Int64(plain.dropFirst(kind.count + 1)), seq >= 0
         else { throw PreferencesError.cursor }
         return seq
     }

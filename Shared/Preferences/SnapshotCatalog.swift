@@ -77,7 +77,7 @@ public struct SnapshotCatalog: Sendable {
     /// - Throws: ``PreferencesError/cursor`` for a cursor that is not one.
     public func list(dimension: String? = nil, limit: Int = 100, cursor: String? = nil) async throws -> SnapshotPage {
         let limit = max(1, min(limit, PreferenceStore.maximumPage))
-        let before = try cursor.map(Cursor.decode) ?? Int64.max
+        let before = try cursor.map { try Cursor.decode($0) } ?? Int64.max
         let rows = try await client.query(
             """
             select \(SnapshotSummary.columns) from preferences.snapshot where id < $1 and ($2::text is null or dimension = $2)
@@ -88,19 +88,22 @@ public struct SnapshotCatalog: Sendable {
     }
 
     /// One snapshot, nil when there is none.
-    public func get(_ id: Int64) async throws -> SnapshotSummary? {
-        try await client.query("select \(SnapshotSummary.columns) from preferences.snapshot where id = $1", [.int(id)]).first
+    public func get(_ id: Int64, on connection: PostgresConnection? = nil) async throws -> SnapshotSummary? {
+        try await client.query("select \(SnapshotSummary.columns) from preferences.snapshot where id = $1", [.int(id)], on: connection)
+            .first
             .map(SnapshotSummary.init)
     }
 
     /// Freezes the usable labels as they are now.
-    public func freeze(dimension: String, backbone: String? = nil, heldOut: Double = 0.25) async throws -> SnapshotSummary {
+    public func freeze(
+        dimension: String, backbone: String? = nil, heldOut: Double = 0.25, on connection: PostgresConnection? = nil
+    ) async throws -> SnapshotSummary {
         let id = try await client.query(
-            "select preferences.freeze_snapshot(null, $1, $2, $3) as id", [.string(dimension), PostgresValue(backbone), .double(heldOut)])[
-                0][
-                "id"
-            ].int64
-        guard let summary = try await get(id) else { throw PostgresError(sqlState: "02000", message: "snapshot \(id) vanished") }
+            "select preferences.freeze_snapshot(null, $1, $2, $3) as id",
+            [.string(dimension), PostgresValue(backbone), .double(heldOut)], on: connection)[0]["id"].int64
+        guard let summary = try await get(id, on: connection) else {
+            throw PostgresError(sqlState: "02000", message: "snapshot \(id) vanished")
+        }
         return summary
     }
 

@@ -13,10 +13,10 @@ public struct ProblemDocument: Codable, Sendable, Equatable {
         /// What was expected and what was found.
         public let detail: String
 
-        /// An error at a place.
+        /// An error at a place. Queries of URLs, which may hold signatures, are taken out of the detail.
         public init(pointer: String, detail: String) {
             self.pointer = pointer
-            self.detail = detail
+            self.detail = Redaction.redact(detail)
         }
     }
 
@@ -56,14 +56,15 @@ public struct Problem: Error, Sendable, HTTPResponseError, CustomStringConvertib
     /// Further header fields of the answer.
     public var headers: HTTPFields
 
-    /// A problem. The kind is the status's usual one and the title its phrase when not given.
+    /// A problem. The kind is the status's usual one and the title its phrase when not given. Queries of URLs, which may hold signatures, are
+    /// taken out of the detail.
     public init(
         _ status: HTTPResponse.Status, _ detail: String? = nil, title: String? = nil, kind: ProblemKind? = nil,
         errors: [ProblemDocument.FieldError] = [], headers: HTTPFields = [:]
     ) {
         document = ProblemDocument(
             type: (kind ?? ProblemKind.usual(status.code))?.type ?? "about:blank", title: title ?? status.reasonPhrase, status: status.code,
-            detail: detail, errors: errors.isEmpty ? nil : errors)
+            detail: detail.map(Redaction.redact), errors: errors.isEmpty ? nil : errors)
         self.headers = headers
     }
 

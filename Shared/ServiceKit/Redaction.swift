@@ -19,7 +19,7 @@ public enum Redaction {
                 result += bytes[index..<(index + 9)]
                 result += "***".utf8
                 index += 9
-                while index < bytes.count, !endsURL(bytes[index]), bytes[index] != UInt8(ascii: "&") { index += 1 }
+                while index < bytes.count, !endsPassword(bytes[index]) { index += 1 }
             } else {
                 result.append(bytes[index])
                 index += 1
@@ -28,29 +28,41 @@ public enum Redaction {
         return String(decoding: result, as: UTF8.self)
     }
 
-    /// Copies what follows `://` without its secrets; answers where the URL ends.
+    /// Copies what follows `://` without its secrets; answers where it stopped. Where a URL may end is not always where it does: a query may have
+    /// commas, quotes and brackets in it. So a query is taken out up to the next space or double quote, and what may be punctuation stays.
     private static func redactURL(_ bytes: [UInt8], from start: Int, into result: inout [UInt8]) -> Int {
+        func isAny(_ byte: UInt8, _ characters: StaticString) -> Bool {
+            (0..<characters.utf8CodeUnitCount).contains { characters.utf8Start[$0] == byte }
+        }
         var end = start
-        while end < bytes.count, !endsURL(bytes[end]) { end += 1 }
-        let url = bytes[start..<end]
-        let authorityEnd = url.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") || $0 == UInt8(ascii: "#") } ?? url.endIndex
-        var rest = url
-        if let at = url[..<authorityEnd].lastIndex(of: UInt8(ascii: "@")) {
+        while end < bytes.count, bytes[end] > 0x20, !isAny(bytes[end], "\"<>") { end += 1 }
+        var authority = start
+        while authority < end, !isAny(bytes[authority], "/?#") { authority += 1 }
+        var rest = start
+        if let at = bytes[start..<authority].lastIndex(of: UInt8(ascii: "@")) {
             result += "***@".utf8
-            rest = url[(at + 1)...]
+            rest = at + 1
         }
-        if let query = rest.firstIndex(where: { $0 == UInt8(ascii: "?") || $0 == UInt8(ascii: "#") }) {
-            result += rest[...query]
-            result += "***".utf8
-        } else {
-            result += rest
+        // Another URL behind a comma is looked at by itself.
+        guard let query = (rest..<end).first(where: { isAny(bytes[$0], "?#") || matches(bytes, at: $0, "://") }) else {
+            result += bytes[rest..<end]
+            return end
         }
+        guard isAny(bytes[query], "?#") else {
+            result += bytes[rest..<query]
+            return query
+        }
+        var punctuation = end
+        while punctuation > query + 1, isAny(bytes[punctuation - 1], "')]},.:;") { punctuation -= 1 }
+        result += bytes[rest...query]
+        result += "***".utf8
+        result += bytes[punctuation..<end]
         return end
     }
 
-    private static func endsURL(_ byte: UInt8) -> Bool {
+    private static func endsPassword(_ byte: UInt8) -> Bool {
         byte <= 0x20 || byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "'") || byte == UInt8(ascii: ")") || byte == UInt8(ascii: "]")
-            || byte == UInt8(ascii: ">") || byte == UInt8(ascii: "}") || byte == UInt8(ascii: ",")
+            || byte == UInt8(ascii: ">") || byte == UInt8(ascii: "}") || byte == UInt8(ascii: ",") || byte == UInt8(ascii: "&")
     }
 
     private static func contains(_ bytes: [UInt8], _ needle: StaticString) -> Bool {

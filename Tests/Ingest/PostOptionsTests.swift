@@ -189,21 +189,6 @@ import Testing
         }
     }
 
-    /// gzip as the program of that name packs it.
-    private func gzip(_ data: Data) -> Data {
-        let process = Process()
-        process.executableURL = URL(filePath: "/usr/bin/env")
-        process.arguments = ["gzip", "-c", "-1"]
-        let (input, output) = (Pipe(), Pipe())
-        (process.standardInput, process.standardOutput) = (input, output)
-        try! process.run()
-        Thread.detachNewThread {
-            try! input.fileHandleForWriting.write(contentsOf: data)
-            try! input.fileHandleForWriting.close()
-        }
-        return output.fileHandleForReading.readDataToEndOfFile()
-    }
-
     private func residentBytes() -> Int {
         let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
         return (Int(text.split(separator: " ").dropFirst().first ?? "0") ?? 0) * 4096

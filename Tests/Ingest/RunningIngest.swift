@@ -16,6 +16,10 @@ struct RunningIngest: Sendable {
     let url: String
     let database: TestDatabase
     let server: LatentServer
+    /// The database as the service logs in to it.
+    let serviceDatabase: String
+    /// FORETASTE_DATA.
+    let folder: String
     /// With every scope.
     let key: APIKey
     private let control: ServiceControl
@@ -24,29 +28,40 @@ struct RunningIngest: Sendable {
     var store: PreferenceStore { PreferenceStore(client: database.client) }
 
     /// Starts everything, runs `body`, stops everything.
-    static func with(_ variables: [String: String] = [:], _ body: (RunningIngest) async throws -> Void) async throws {
+    /// - Parameter group: the service logs in as a member of this role and nothing else; nil for the database's owner.
+    static func with(
+        _ variables: [String: String] = [:], logger: Logger? = nil, as group: String? = nil, _ body: (RunningIngest) async throws -> Void
+    ) async throws {
         let folder = FileManager.default.temporaryDirectory.path + "/foretaste-ingest-\(UInt64.random(in: 0...UInt64.max))"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let server = try LatentServer()
         try await TestDatabase.with(migrations: BundledMigrations.all()) { database in
+            var url = database.url
+            let login = group.map { "\($0)_of_\(database.name)" }
+            if let group, let login {
+                try await database.client.query("create role \(login) login in role \(group)")
+                url = url.replacing("user=\(EmbeddedPostgres.databaseName)", with: "user=\(login)")
+            }
             let environment = ServiceEnvironment([
-                "DATABASE_URL": database.url, "FORETASTE_DATA": folder, "FORETASTE_ARTIFACTS_ALLOW": "\(server.url)/,http://127.0.0.1:1/",
+                "DATABASE_URL": url, "FORETASTE_DATA": folder, "FORETASTE_ARTIFACTS_ALLOW": "\(server.url)/,http://127.0.0.1:1/",
                 "FORETASTE_INGEST_RETRY_SECONDS": "0.1", "FORETASTE_SHUTDOWN_SECONDS": "5",
             ]).merging(variables)
             let configuration = try ServiceConfiguration.fromEnvironment(service: "ingest", environment)
-            var logger = Logger(label: "ingest")
-            logger.logLevel = .error
-            let application = try await IngestService.application(configuration, logger)
+            var quiet = Logger(label: "ingest")
+            quiet.logLevel = .error
+            let application = try await IngestService.application(configuration, logger ?? quiet)
             let key = try await KeyStore(client: database.client).create(name: "tests", scopes: Set(Scope.allCases))
             let control = ServiceControl()
             let running = Task { try await application.run(handlingSignals: false, control: control) }
             do {
                 try await body(
                     RunningIngest(
-                        url: try await control.listening(), database: database, server: server, key: key, control: control, running: running
-                    ))
+                        url: try await control.listening(), database: database, server: server, serviceDatabase: url, folder: folder,
+                        key: key,
+                        control: control, running: running))
                 await control.shutDown()
                 try await running.value
+                if let login { try await database.client.query("drop role \(login)") }
             } catch {
                 await control.shutDown()
                 _ = try? await running.value
@@ -145,4 +160,19 @@ func example(_ key: String = "42", _ changes: (String, String)...) -> String {
         """
     for (old, new) in changes { text.replace(old, with: new) }
     return text
+}
+
+/// gzip as the program of that name packs it.
+func gzip(_ data: Data) -> Data {
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = ["gzip", "-c", "-1"]
+    let (input, output) = (Pipe(), Pipe())
+    (process.standardInput, process.standardOutput) = (input, output)
+    try! process.run()
+    Thread.detachNewThread {
+        try! input.fileHandleForWriting.write(contentsOf: data)
+        try! input.fileHandleForWriting.close()
+    }
+    return output.fileHandleForReading.readDataToEndOfFile()
 }

@@ -58,6 +58,10 @@ struct EnvironmentTests {
             ("get https://h/a?sig=1 and go", "get https://h/a?*** and go"),
             ("host=h password=pw user=u", "host=h password=*** user=u"), ("nothing here", "nothing here"), ("http://h/a", "http://h/a"),
             ("{\"url\":\"https://h/a?x=1\"}", "{\"url\":\"https://h/a?***\"}"), ("https://h/@a", "https://h/@a"),
+            // A query may have what looks like its end.
+            ("of 'https://h/a?x=1,2&sig=(s)&y='.", "of 'https://h/a?***'."), ("(https://h/a?sig=1).", "(https://h/a?***)."),
+            ("https://u:p'w@h/a", "https://***@h/a"), ("https://h/a,https://u:p@h/b?sig=1", "https://h/a,https://***@h/b?***"),
+            ("https://h/a?next=https://i/b?sig=1", "https://h/a?***"),
         ])
     func redaction(text: String, shown: String) { #expect(Redaction.redact(text) == shown) }
 
