@@ -56,6 +56,8 @@ declare
 begin
     -- Wave by wave and not by recursion: a chain may be long.
     while wave <> '{}' loop
+        -- A retry that is bringing a child back counts its parents behind the same locks: it sees this one dead, or this one sees the child.
+        perform from queue.dep d where d.parent = any (wave) order by d.parent, d.child for update;
         perform queue.finish_parents(wave, given_up => true);
         next_wave := '{}';
         for child in
