@@ -4,7 +4,16 @@
 -- member (docs/operations.md). Functions that others call run with the rights of foretaste_migrator, which owns everything and is no
 -- superuser. The file with the highest number, so that it sees all there is; a later migration ends with the grants for what it adds.
 
--- Roles belong to the whole cluster: another database may have made them, perhaps just now; and not everybody may make them.
+-- Roles belong to the whole cluster. Who migrates another of its databases at this moment waits, as far as both may lock.
+do $$
+begin
+    lock table pg_catalog.pg_shdescription in share row exclusive mode;
+exception
+    when insufficient_privilege then null;
+end
+$$;
+
+-- Another database may have made them, perhaps just now; and not everybody may make them.
 do $$
 declare
     role text;
@@ -195,6 +204,15 @@ end
 $$;
 
 -- migrate:down
+
+-- Roles belong to the whole cluster. Who migrates another of its databases at this moment waits, as far as both may lock.
+do $$
+begin
+    lock table pg_catalog.pg_shdescription in share row exclusive mode;
+exception
+    when insufficient_privilege then null;
+end
+$$;
 
 do $$
 declare
