@@ -11,7 +11,11 @@ final class CacheLock: Sendable {
         self.path = path
     }
 
-    deinit { close(descriptor) }
+    deinit {
+        // By name: a child that is just being started holds a copy of the descriptor until it runs its own program.
+        flock(descriptor, LOCK_UN)
+        close(descriptor)
+    }
 
     /// Takes it when it is free; `nil` when somebody has it.
     static func take(_ path: String, exclusive: Bool) throws(ArtifactError) -> CacheLock? {

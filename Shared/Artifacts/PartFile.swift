@@ -54,7 +54,11 @@ final class PartFile: HTTPTransfer.Receiver {
         // Where this throws, everything has its value, and so `deinit` closes the descriptor: once.
     }
 
-    deinit { close(descriptor) }
+    deinit {
+        // By name: a child that is just being started holds a copy of the descriptor until it runs its own program.
+        flock(descriptor, LOCK_UN)
+        close(descriptor)
+    }
 
     /// Whoever held the lock before may have renamed the file into the cache: then it is no part any more and must not be written to.
     private static func hasMoved(_ descriptor: Int32, _ path: String) -> Bool {
