@@ -218,7 +218,13 @@ do $$
 declare
     role text;
 begin
-    for role in select r.rolname from pg_roles r where shobj_description(r.oid, 'pg_authid') like 'Foretaste: %'
+    -- A role that another database uses stays with all it has, here too: dropping what it owns would take its grants on that database away.
+    for role in
+        select r.rolname from pg_roles r
+        where shobj_description(r.oid, 'pg_authid') like 'Foretaste: %' and not exists (
+            select from pg_shdepend d, pg_database here
+            where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and here.datname = current_database()
+                and d.dbid <> here.oid and (d.dbid <> 0 or d.classid = 'pg_database'::regclass and d.objid <> here.oid))
     loop
         begin
             execute format('reassign owned by %I to %I', role, current_user);
