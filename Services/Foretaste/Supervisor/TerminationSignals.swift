@@ -9,7 +9,13 @@ final class TerminationSignals: Sendable {
     }
 
     private let sources = Mutex<[Source]>([])
-    private let hasArrived = Mutex(false)
+    private let state = Mutex(State())
+
+    private struct State {
+        var hasArrived = false
+        /// Whoever waits; each stream ends with the first signal.
+        var waiters: [AsyncStream<Never>.Continuation] = []
+    }
 
     /// From now on the signals do not end the process.
     init() {
@@ -23,14 +29,24 @@ final class TerminationSignals: Sendable {
     }
 
     /// Whether one has come.
-    var arrived: Bool { hasArrived.withLock { $0 } }
+    var arrived: Bool { state.withLock { $0.hasArrived } }
 
     /// Returns when one has come, or the task is cancelled.
     func first() async {
-        while !arrived, !Task.isCancelled { try? await Task.sleep(for: .milliseconds(50)) }
+        let (stream, continuation) = AsyncStream.makeStream(of: Never.self)
+        state.withLock {
+            if $0.hasArrived { continuation.finish() } else { $0.waiters.append(continuation) }
+        }
+        // The stream has no elements. It ends with the signal, and for a task that is cancelled.
+        for await _ in stream {}
     }
 
     private func arrive() {
-        hasArrived.withLock { $0 = true }
+        let waiters = state.withLock { state in
+            state.hasArrived = true
+            defer { state.waiters = [] }
+            return state.waiters
+        }
+        for waiter in waiters { waiter.finish() }
     }
 }
