@@ -125,7 +125,7 @@ def all_engines():
         terminal="select count(*) from queue.done", accepted="select count(*) from queue.done",
         history="arguments and result in queue.done",
         default={"concurrency": 100}, tuned={"concurrency": 1000}, quick={"concurrency": 10}, zombie={"concurrency": 500}, zombie_sql="update queue.queue set worker_ttl = '4 seconds' where name = 'bench'",
-        jobs={"default": 60_000, "tuned": 200_000}, rescue={"concurrency": 10}, pause="select queue.pause('bench')",
+        jobs={"default": 60_000, "tuned": 600_000}, rescue={"concurrency": 10}, pause="select queue.pause('bench')",
         resume="select queue.resume('bench')",
         rescue_documented="3 s (the session is gone), 10 s (the lease runs out)")
     pgqueuer = Engine(
