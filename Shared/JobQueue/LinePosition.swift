@@ -78,7 +78,8 @@ struct LinePosition: Sendable, Equatable {
     /// A turn took so long; `look` is what ``next(at:)`` said.
     mutating func turnEnded(after duration: Duration, look: Int?) {
         if let look {
-            looks[look].cost = max(.zero, duration - (usual ?? .zero))
+            // A network that stood still once makes no line dear: what a look costs is believed step by step.
+            looks[look].cost = min(max(.zero, duration - (usual ?? .zero)), looks[look].cost * 4 + Self.cheap)
         } else {
             usual = usual.map { $0 + (duration - $0) / 8 } ?? duration
         }

@@ -119,6 +119,18 @@ extension JobQueueDatabaseTests {
             #expect(line.marksForAsking(at: start + .milliseconds(1501)) == [0, 0, 0, 0])
         }
 
+        @Test func oneLookThatTookLongForAnotherReasonPutsTheNextOffByNoMoreThanSeconds() {
+            let start = ContinuousClock.now
+            var line = LinePosition(now: start)
+            line.turnEnded(after: .milliseconds(2), look: line.next(at: start).look)
+            line.passed([0, 70, 0, 0])
+            let look = line.next(at: start + .seconds(1)).look
+            #expect(look == 0)
+            line.turnEnded(after: .seconds(7), look: look)
+            line.reset()
+            #expect(line.lookDue(at: start + .seconds(4)) == 0)
+        }
+
         @Test func aLineThatIsDearToReadIsReadAsFarBackAsAHundredthOfTheTimeAllows() {
             let start = ContinuousClock.now
             var line = LinePosition(now: start)
