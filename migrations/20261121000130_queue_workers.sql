@@ -32,7 +32,12 @@ begin
             and j.id <> all (release_strays.ids)
         for update skip locked
     loop
-        perform queue.hand_back(stray);
+        -- A run that was given up was lost like any other: one that always stands still must not come back for ever.
+        if exists (select from queue.run r where r.job_id = stray.id and r.token = stray.token) then
+            perform queue.rescue_job(stray, 'run_given_up');
+        else
+            perform queue.hand_back(stray);
+        end if;
         released := released + 1;
     end loop;
     return released;
