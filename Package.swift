@@ -131,6 +131,7 @@ let package = Package(
         // Tests: a folder a module. What they need beside it stands in Support.
         .target(name: "PostgresTesting", dependencies: ["Postgres"], path: "Tests/Support/PostgresTesting", swiftSettings: settings),
         .target(name: "NetworkTesting", path: "Tests/Support/NetworkTesting", swiftSettings: settings),
+        .target(name: "SeededRandom", path: "Tests/Support/SeededRandom", swiftSettings: settings),
         .target(name: "CClockShift", path: "Tests/Support/CClockShift"),
         .executableTarget(
             name: "ArtifactTestFetcher", dependencies: ["Artifacts", log], path: "Tests/Support/ArtifactTestFetcher",
@@ -140,7 +141,7 @@ let package = Package(
             path: "Tests/Support/JobQueueTestWorker",
             swiftSettings: settings),
         .target(
-            name: "ChaosHarness", dependencies: ["JobQueue", "Postgres", "Migrations", log], path: "Tests/Chaos/Harness",
+            name: "ChaosHarness", dependencies: ["JobQueue", "Postgres", "Migrations", "SeededRandom", log], path: "Tests/Chaos/Harness",
             swiftSettings: settings),
         .executableTarget(name: "Chaos", dependencies: ["ChaosHarness"], path: "Tests/Chaos/Program", swiftSettings: settings),
         .executableTarget(
@@ -181,12 +182,13 @@ let package = Package(
             name: "PostgresTests", dependencies: ["Postgres", "Migrations", "PostgresTesting"], path: "Tests/Postgres",
             swiftSettings: settings),
         .testTarget(
-            name: "JobQueueTests", dependencies: ["JobQueue", "Postgres", "Migrations", "PostgresTesting", "JobQueueTestWorker", log],
+            name: "JobQueueTests",
+            dependencies: ["JobQueue", "Postgres", "Migrations", "PostgresTesting", "SeededRandom", "JobQueueTestWorker", log],
             path: "Tests/JobQueue", swiftSettings: settings),
         .testTarget(
             name: "ChaosTests", dependencies: ["ChaosHarness", "JobQueueTestWorker"], path: "Tests/Chaos/Tests", swiftSettings: settings),
         .testTarget(
-            name: "ArtifactsTests", dependencies: ["Artifacts", "ArtifactTestFetcher", "NetworkTesting", "Postgres", log],
+            name: "ArtifactsTests", dependencies: ["Artifacts", "ArtifactTestFetcher", "NetworkTesting", "SeededRandom", "Postgres", log],
             path: "Tests/Artifacts",
             swiftSettings: settings),
         .target(

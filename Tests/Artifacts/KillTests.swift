@@ -2,6 +2,7 @@ import Foundation
 import NetworkTesting
 import Postgres
 import Synchronization
+import SeededRandom
 import Testing
 
 @testable import Artifacts
@@ -24,7 +25,7 @@ struct KillTests {
         let server = try ScriptedServer { request, _ in Self.slowly(.exact(request, body)) }
         let url = server.url + "/a"
         let part = "\(digest.prefix(16))-\(SHA256.hexDigest(of: Array(url.utf8)).prefix(16)).part"
-        var random = SplitMix(seed: 20_260_131)
+        var random = SplitMix64(seed: 20_260_131)
         var finished = 0
         for round in 0..<24 {
             let before = journal(part)
@@ -62,7 +63,7 @@ struct KillTests {
         let body = someBytes(900_000)
         let digest = SHA256.hexDigest(of: body)
         // In each round the server stops at another byte.
-        var random = SplitMix(seed: seed)
+        var random = SplitMix64(seed: seed)
         let stops = (1...6).map { _ in Int.random(in: 1...120_000, using: &random) }.reduce(into: [0]) { $0.append($0.last! + $1) }
             .dropFirst()
         let server = try ScriptedServer { [stops] request, _ in
@@ -99,7 +100,7 @@ struct KillTests {
         }
         let digest = published.artifact.sha256
         let (url, directory) = ("\(server.url)/blobs/\(digest)", cache.path(digest, .folder))
-        var random = SplitMix(seed: 7)
+        var random = SplitMix64(seed: 7)
         for round in 0..<10 {
             let made = Int.random(in: 0...30, using: &random)
             let fetchers = try await startFetchers(2, "folder", cache.folder, url, digest)
@@ -122,7 +123,7 @@ struct KillTests {
     func store() async throws {
         let body = someBytes(3_000_000)
         let source = try folder.write("source", body)
-        var random = SplitMix(seed: 3)
+        var random = SplitMix64(seed: 3)
         for round in 0..<12 {
             let storing = try await start(["store", folder.path + "/store", source])
             let stored = Int.random(in: 0...2, using: &random)
@@ -209,19 +210,4 @@ private func startFetchers(_ count: Int, _ kind: String, _ cache: String, _ url:
 private func killAll(_ fetchers: [ChildProcess]) async {
     for signal in [SIGSTOP, SIGKILL] { for fetcher in fetchers { fetcher.signal(signal) } }
     for fetcher in fetchers { _ = await fetcher.exitStatus() }
-}
-
-/// The same numbers for the same seed.
-private struct SplitMix: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
 }

@@ -3,6 +3,7 @@ import JobQueue
 import Migrations
 import Postgres
 import PostgresTesting
+import SeededRandom
 import Testing
 
 /// What a cron expression comes to, against moments written down by hand.

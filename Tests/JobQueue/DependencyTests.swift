@@ -3,6 +3,7 @@ import JobQueue
 import Migrations
 import Postgres
 import PostgresTesting
+import SeededRandom
 import Testing
 
 extension JobQueueDatabaseTests {

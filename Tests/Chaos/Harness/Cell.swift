@@ -1,3 +1,5 @@
+import SeededRandom
+
 /// Where in a job's life a fault strikes: the columns of the crash matrix.
 public enum Point: Int, CaseIterable, Sendable {
     case beforeClaimCommit = 1
@@ -119,21 +121,15 @@ public struct Cell: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "\(fault.rawValue) × \(point.title)" }
 }
 
-/// A generator of seeded numbers (SplitMix64): the same seed makes the same choices.
+/// Seeded numbers: the same seed makes the same choices.
 public struct Dice: RandomNumberGenerator, Sendable {
-    private var state: UInt64
+    private var generator: SplitMix64
 
     /// Choices that follow from a seed.
-    public init(seed: UInt64) { state = seed }
+    public init(seed: UInt64) { generator = SplitMix64(seed: seed) }
 
     /// The next 64 bits.
-    public mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+    public mutating func next() -> UInt64 { generator.next() }
 
     mutating func chance(_ p: Double) -> Bool { Double.random(in: 0..<1, using: &self) < p }
 }

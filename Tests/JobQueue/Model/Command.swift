@@ -1,3 +1,5 @@
+import SeededRandom
+
 /// One call of the queue's functions, as the differential tests make it of the model and of PostgreSQL alike.
 enum Command: Sendable {
     typealias Lease = ModelDatabase.Lease
@@ -92,20 +94,5 @@ enum Command: Sendable {
             if let worker = pick(live) { return chance(4) ? .stopWorker(worker) : .closeSession(worker) }
         }
         return .tick
-    }
-}
-
-/// Steele, Lea and Flood's generator: a seed is a sequence, on every machine.
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
     }
 }

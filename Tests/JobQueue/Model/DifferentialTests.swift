@@ -1,6 +1,7 @@
 import Foundation
 import Postgres
 import PostgresTesting
+import SeededRandom
 import Testing
 
 /// `FORETASTE_EXPLORE=1` plays two thousand sequences; `FORETASTE_SEED=n` plays the one of that seed.
